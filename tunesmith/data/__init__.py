@@ -1,0 +1,1 @@
+"""Documents, sections, examples, datasets: everything before a model is involved."""

@@ -1,0 +1,185 @@
+"""The workspace's SQLite database: opening, migrating, transactions.
+
+WAL and `synchronous=FULL`: several servers share one file, and what a caller was
+told is on the disk. Every `sqlite3` error that a caller can meet becomes one of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import DiskFull, StoreBusy, StoreCorrupt, StoreTooNew, UserError, WorkspaceUnusable
+
+BUSY_TIMEOUT_S = 10.0
+
+# Ordered, named, append-only: a migration that was released is never edited.
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    (
+        "0001_runs_datasets_models_comparisons",
+        """
+        CREATE TABLE runs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            run_id TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            state TEXT NOT NULL,
+            slot_class TEXT NOT NULL,
+            slot TEXT,
+            idempotency_key TEXT UNIQUE,
+            resume_of TEXT,
+            created_at TEXT NOT NULL,
+            started_at TEXT,
+            finished_at TEXT,
+            spawn_deadline REAL,
+            boot_id TEXT,
+            shim_pid INTEGER,
+            shim_started REAL,
+            worker_pid INTEGER,
+            worker_started REAL,
+            cancel_requested INTEGER NOT NULL DEFAULT 0,
+            forced INTEGER NOT NULL DEFAULT 0,
+            exit_code INTEGER,
+            error TEXT
+        ) STRICT;
+        CREATE UNIQUE INDEX one_active_run_a_slot ON runs(slot)
+            WHERE slot IS NOT NULL AND state IN ('starting', 'running', 'cancelling');
+        CREATE INDEX runs_by_state ON runs(state, seq);
+        CREATE INDEX runs_by_kind ON runs(kind, seq);
+        CREATE TABLE events (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            run_id TEXT NOT NULL,
+            at TEXT NOT NULL,
+            state_before TEXT,
+            state_after TEXT NOT NULL,
+            detail TEXT
+        ) STRICT;
+        CREATE INDEX events_by_run ON events(run_id, seq);
+        CREATE TABLE datasets (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            created_at TEXT NOT NULL,
+            manifest TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE models (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            run_id TEXT,
+            created_at TEXT NOT NULL,
+            manifest TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX models_by_run ON models(run_id);
+        CREATE TABLE comparisons (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            created_at TEXT NOT NULL,
+            manifest TEXT NOT NULL
+        ) STRICT;
+        """,
+    ),
+)
+
+
+class Database:
+    """One SQLite file, one connection a thread, migrated on first use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with self._translated():
+            return self._connection().execute(sql, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed when the block ends, rolled back on an exception."""
+        with self._translated():
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._open()
+            self._local.connection = connection
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            self._migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            done = connection.execute("PRAGMA user_version").fetchone()[0]
+            if done > len(MIGRATIONS):
+                raise StoreTooNew(
+                    f"{self.path} was written by a newer tunesmith (schema {done}, this one knows {len(MIGRATIONS)}).",
+                    next="Upgrade tunesmith, or choose another folder with --workspace.",
+                )
+            for number, (_name, script) in enumerate(MIGRATIONS[done:], start=done + 1):
+                for statement in script.split(";"):
+                    if statement.strip():
+                        connection.execute(statement)
+                connection.execute(f"PRAGMA user_version={number}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise  # a constraint is the caller's to interpret
+        except sqlite3.DatabaseError as error:
+            raise self._as_user_error(error) from error
+
+    def _as_user_error(self, error: sqlite3.DatabaseError) -> UserError | sqlite3.DatabaseError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreBusy(
+                f"Another process has held {self.path} for {BUSY_TIMEOUT_S:.0f} s.", next="Make the same call again."
+            )
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreCorrupt(
+                f"{self.path} is not a readable database ({error}). Nothing was deleted.",
+                next="Move that file away, or restore a copy of it, and call again.",
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return DiskFull(f"There is no room to write {self.path}.", next="Free some space and call again.")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+            return WorkspaceUnusable(
+                f"{self.path} cannot be opened for writing ({error}).",
+                next="Check the folder's permissions, or choose another with --workspace.",
+            )
+        return error

@@ -1,0 +1,324 @@
+"""From a trained model to GGUF files that were checked: merge, convert, quantise, compare, then show.
+
+Everything is made under a temporary name inside the model's folder. Files get
+their names, and the store learns of them, only after every check has passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.errors import BadInput, MissingExtra, NotSupported
+from tunesmith.export import gguf
+from tunesmith.export.adapter_check import check_adapter
+from tunesmith.export.child import ChildFailed
+from tunesmith.export.handing_out import Made, MadeFile, hand_out
+from tunesmith.export.held_out import token_rows
+from tunesmith.export.llama_job import run_job
+from tunesmith.export.merge import check_base, is_whole_model, merge, record_merged
+from tunesmith.export.quality import Reference, TokenRow, judge, judge_merge
+from tunesmith.export.quantizations import check_quantizations
+from tunesmith.export.records import Divergence, ExportResult, VerifiedOn
+from tunesmith.export.tokenizer_parity import check_tokenizer
+from tunesmith.files import TEMPORARY_PREFIX, raise_if_disk_full
+from tunesmith.machine.llama_cpp import find_llama_cpp
+from tunesmith.machine.records import LlamaCpp
+from tunesmith.models.bases import base_config, base_folder
+from tunesmith.models.prompt_format import PromptFormat
+from tunesmith.models.records import ModelRecord
+from tunesmith.models.store import ModelStore, describe_file
+from tunesmith.workspace import Workspace
+
+MERGED_FACTS = "merge.json"  # in merged/: which adapter it was made from, and how far it is from it
+
+Progress = Callable[[str, int, int], None]  # what is being done, its number, how many there are
+STALE_S = 24 * 3600  # what a killed export left is removed by a later one
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Conversations to verify on, and where they come from."""
+
+    conversations: Sequence[Sequence[Any]]
+    split: Literal["eval", "dataset", "builtin"]
+
+
+@dataclass
+class _Export:
+    """One export under way."""
+
+    workspace: Workspace
+    record: ModelRecord
+    tools: LlamaCpp
+    progress: Progress
+    check: Callable[[], None]
+    held_out: HeldOut | None
+    steps: int
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.store = ModelStore(self.workspace)
+        self.folder = self.store.folder(self.record.model_id)
+        self.adapter = self.folder / "adapter"
+        self.prompt_format = PromptFormat.from_record(self.record.prompt_format)
+        if not self.adapter.is_dir():
+            raise BadInput(
+                f"The adapter of {self.record.model_id} is not where it was saved ({self.adapter}).",
+                next="Restore that folder from a copy, or train again.",
+            )
+
+    def say(self, message: str) -> None:
+        """Tell what is being done now."""
+        self.step = min(self.step + 1, self.steps)
+        self.progress(message, self.step, self.steps)
+
+    def file_name(self, quantization: str, *, adapter: bool = False) -> str:
+        """A name for people, made of harmless characters only."""
+        stem = re.sub(r"[^a-z0-9]+", "-", self.record.name.lower()).strip("-")[:40].rstrip("-") or "model"
+        return f"{stem}-{'adapter-' if adapter else ''}{quantization}.gguf"
+
+
+def export_model(
+    workspace: Workspace,
+    model_id: str,
+    *,
+    quantizations: Sequence[str] | None = None,
+    adapter_only: bool = False,
+    held_out: HeldOut | None = None,
+    lineage: Sequence[Mapping[str, Any]] = (),
+    progress: Progress = lambda message, step, steps: None,
+    check: Callable[[], None] = lambda: None,
+) -> ExportResult:
+    """Make GGUF files of a trained model.
+
+    Args:
+        quantizations: see `check_quantizations`.
+        adapter_only: write the adapter alone, as a GGUF LoRA for its base.
+        held_out: what to verify on; None: the figures stay null. The tokenizer is checked in any case.
+        lineage: the dataset and its parents, for the card.
+        progress: called with what is being done, its number and how many there are, about.
+        check: called often; raises when the run was cancelled.
+
+    Raises:
+        NotFound, InvalidArgument: no such model, no such quantization.
+        NotSupported: the base is quantised, or there is no adapter to export alone.
+        DiskFull: it would not fit, or did not.
+        CheckFailed: a check failed; nothing was handed out.
+        MissingExtra: a part of llama.cpp is missing.
+    """
+    names = check_quantizations(quantizations, adapter_only=adapter_only)
+    record = ModelStore(workspace).get(model_id)
+    # Base, merge, convert, tokenizer, hand out; each file is quantised and measured.
+    steps = 1 + len(names) if adapter_only else 5 + len(names) * (2 if held_out else 1)
+    export = _Export(workspace, record, find_llama_cpp(), progress, check, held_out, steps)
+    with _scratch(export.folder) as scratch:
+        made = _adapter_files(export, names, scratch) if adapter_only else _model_files(export, names, scratch)
+        check()
+        export.say("Handing out the files")
+        return hand_out(workspace, record, made, lineage=lineage, llama_cpp=export.tools.source or "")
+
+
+def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
+    base = _base_of(export)
+    rows = _rows(export, base)
+    kept = _kept_merged(export, needs_figure=bool(rows))
+    _refuse_full_disk(export, base, names, rows, merged_exists=kept is not None)
+    merged, reference, merge_kld = _merged_weights(export, base, rows, scratch, kept)
+    source: Path | None = None  # the 16-bit file that the coarser ones are made from
+    texts = 0
+    files: list[MadeFile] = []
+    for name in names:
+        path = scratch / export.file_name(name)
+        if name == "bf16":
+            _convert(export, merged, path, "bf16")
+        elif source is None:
+            source = scratch / export.file_name("f16")
+            _convert(export, merged, source, "f16")
+        if not texts:
+            texts = _check_tokenizer(export, source or path, merged)
+        if name not in ("f16", "bf16") and source is not None:
+            export.say(f"Quantising to {name}")
+            gguf.quantise(export.tools, source, path, name, check=export.check)
+        files.append(MadeFile(path, name, _measure(export, path, name, reference)))
+    return Made(
+        kind="gguf",
+        files=files,
+        merged=merged if merged.parent == scratch else None,
+        merge_kld=merge_kld,
+        tokenizer_texts=texts,
+        verified_on=_verified_on(export, reference),
+    )
+
+
+def _adapter_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
+    if is_whole_model(export.adapter):
+        raise NotSupported(
+            f"{export.record.model_id} was trained with method full: it has no adapter.",
+            next="Call export_gguf without adapter_only.",
+        )
+    base = base_folder(export.workspace, export.record.base_model)
+    size = sum(path.stat().st_size for path in export.adapter.glob("*.safetensors"))
+    gguf.check_space(export.folder, {f"adapter as {name}": size for name in names})
+    files: list[MadeFile] = []
+    for name in names:
+        path = scratch / export.file_name(name, adapter=True)
+        export.say(f"Converting the adapter to GGUF ({name})")
+        gguf.convert_adapter(export.tools, export.adapter, base, path, name, check=export.check)
+        if export.held_out is not None:
+            check_adapter(path, export.adapter, name)
+        files.append(MadeFile(path, name))
+    return Made(kind="lora_gguf", files=files)
+
+
+def _base_of(export: _Export) -> Path:
+    if is_whole_model(export.adapter):
+        return export.adapter
+    check_base(base_config(export.workspace, export.record.base_model), export.record.base_model)
+    export.say("Finding the base model")
+    return base_folder(export.workspace, export.record.base_model)
+
+
+def _rows(export: _Export, base: Path) -> list[TokenRow]:
+    import tokenizers
+
+    if export.held_out is None:
+        return []
+    if export.tools.quantizer is None:
+        raise MissingExtra("cyllama", extra="embedded", purpose="verify GGUF files")
+    file = next(
+        (folder / "tokenizer.json" for folder in (export.adapter, base) if (folder / "tokenizer.json").is_file()), None
+    )
+    if file is None:
+        raise NotSupported(
+            "The model's tokenizer has no tokenizer.json, which the checks need.",
+            next="Call export_gguf with verify=false, or train on a base that has one.",
+        )
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    return token_rows(export.held_out.conversations, export.prompt_format, tokenizer)
+
+
+def _kept_merged(export: _Export, *, needs_figure: bool) -> dict[str, Any] | None:
+    """What is known of merged weights that an earlier export left, if they can be used again."""
+    entry = export.record.file("merged")
+    folder = export.folder / "merged"
+    if entry is None or not (folder / MERGED_FACTS).is_file():
+        return None
+    facts = json.loads((folder / MERGED_FACTS).read_text(encoding="utf-8"))
+    if facts["adapter_sha256"] != describe_file(export.folder, export.adapter, "adapter").sha256:
+        return None
+    if needs_figure and facts["verified"] is False:
+        return None
+    # Whatever changed there since, it is not what was checked.
+    return facts if describe_file(export.folder, folder, "merged").sha256 == entry.sha256 else None
+
+
+def _merged_weights(
+    export: _Export, base: Path, rows: Sequence[TokenRow], scratch: Path, kept: dict[str, Any] | None
+) -> tuple[Path, Reference | None, float | None]:
+    """(folder of the merged weights, their distributions on `rows`, their divergence from base plus adapter)."""
+    if kept is not None:
+        folder = export.folder / "merged"
+        export.say("Reading the merged weights")
+        reference = record_merged(folder, rows, scratch, export.check) if rows else None
+        return folder, reference, kept["merge_kld"]
+    folder = scratch / "merged"
+    folder.mkdir()
+    export.say("Merging the adapter into its base")
+    made = merge(
+        base,
+        export.adapter,
+        folder,
+        prompt_format=export.prompt_format,
+        rows=rows,
+        scratch=scratch,
+        check=export.check,
+    )
+    if made.divergence is not None:
+        judge_merge(made.divergence)
+    merge_kld = made.divergence.mean_kld if made.divergence else None
+    facts = {
+        "adapter_sha256": describe_file(export.folder, export.adapter, "adapter").sha256,
+        "verified": bool(rows),
+        "merge_kld": merge_kld,
+    }
+    (folder / MERGED_FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    return folder, made.reference, merge_kld
+
+
+def _convert(export: _Export, merged: Path, output: Path, outtype: str) -> None:
+    export.say(f"Converting to GGUF ({outtype})")
+    gguf.convert(export.tools, merged, output, outtype, name=export.record.name, check=export.check)
+
+
+def _check_tokenizer(export: _Export, path: Path, merged: Path) -> int:
+    export.say("Comparing the tokenizers")
+    conversations = export.held_out.conversations[:20] if export.held_out else ()
+    return check_tokenizer(
+        path,
+        merged / "tokenizer.json",
+        extra=[export.prompt_format.render(messages) for messages in conversations],
+        end=export.prompt_format.eos,
+        check=export.check,
+    )
+
+
+def _measure(export: _Export, path: Path, name: str, reference: Reference | None) -> Divergence | None:
+    if reference is None:
+        return None
+    export.say(f"Comparing {name} with the merged weights")
+    order = {"model": str(path), "reference": str(reference.folder), "threads": gguf.threads(), "gpu": False}
+    try:
+        divergence = Divergence.model_validate(run_job("measure", order, check=export.check))
+    except ChildFailed as failure:
+        raise gguf.failed(failure, f"comparing {name} with the model") from failure
+    judge(name, divergence)
+    return divergence
+
+
+def _refuse_full_disk(
+    export: _Export, base: Path, names: Sequence[str], rows: Sequence[TokenRow], *, merged_exists: bool
+) -> None:
+    weights = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    bytes_each = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
+    positions = sum(len(row.positions) for row in rows)
+    recorded = 2 * positions * int(config.get("vocab_size") or 0) * (1 if merged_exists else 2)
+    merged = 0 if merged_exists else weights
+    gguf.check_space(export.folder, gguf.space_wanted(weights // bytes_each, merged, names, recorded))
+
+
+def _verified_on(export: _Export, reference: Reference | None) -> VerifiedOn | None:
+    if export.held_out is None or reference is None:
+        return None
+    return VerifiedOn(
+        split=export.held_out.split,
+        rows=len(reference.rows),
+        tokens=sum(len(row.ids) for row in reference.rows),
+        positions=sum(len(row.positions) for row in reference.rows),
+    )
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder beside the model's files that is gone afterwards, whatever happened."""
+    for old in folder.glob(f"{TEMPORARY_PREFIX}export-*"):
+        if time.time() - old.stat().st_mtime > STALE_S:
+            shutil.rmtree(old, ignore_errors=True)
+    path = folder / f"{TEMPORARY_PREFIX}export-{secrets.token_hex(6)}"
+    path.mkdir()
+    try:
+        yield path
+    except OSError as error:
+        raise_if_disk_full(error, path)
+        raise
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

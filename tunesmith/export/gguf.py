@@ -1,0 +1,170 @@
+"""Hugging Face weights to GGUF with llama.cpp's converters, and GGUF to a coarser GGUF."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tunesmith.errors import BadInput, CheckFailed, DiskFull, MissingExtra, OutOfMemory, UserError
+from tunesmith.export.child import ChildFailed, run_child
+from tunesmith.export.llama_job import run_job
+from tunesmith.export.quantizations import QUANTIZATIONS
+from tunesmith.machine.records import LlamaCpp
+
+# The converters read only what lies in the folders they are given.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+SPARE_BYTES = 64 * 2**20
+MAGIC = b"GGUF"
+
+Check = Callable[[], None]
+
+
+def convert(tools: LlamaCpp, weights: Path, output: Path, outtype: str, *, name: str, check: Check) -> None:
+    """Write the model in the folder `weights` (config, safetensors, tokenizer) as one GGUF.
+
+    Args:
+        outtype: f16, bf16 or f32.
+        name: the model's name, kept inside the file.
+
+    Raises:
+        MissingExtra: there is no converter.
+        BadInput: the converter does not know the model or its tokenizer.
+        CheckFailed: it failed otherwise; the error holds the end of its output.
+    """
+    converter = _needed(tools.converter, "convert the model to GGUF")
+    command = [weights, "--outfile", output, "--outtype", outtype, "--model-name", name]
+    _run_converter(converter, command, output, check, what=f"the model in {weights.name}")
+
+
+def convert_adapter(tools: LlamaCpp, adapter: Path, base: Path, output: Path, outtype: str, *, check: Check) -> None:
+    """Write a PEFT adapter as a GGUF LoRA. Of `base` only the configuration is read.
+
+    Raises: as `convert`.
+    """
+    converter = _needed(tools.lora_converter, "convert the adapter to GGUF")
+    command = ["--base", base, "--outfile", output, "--outtype", outtype, adapter]
+    _run_converter(converter, command, output, check, what="the adapter")
+
+
+def quantise(tools: LlamaCpp, source: Path, output: Path, quantization: str, *, check: Check) -> None:
+    """Write the 16-bit GGUF `source` in a coarser precision.
+
+    Uses the user's own `llama-quantize` when there is one, else the packaged library, in a child process.
+
+    Raises:
+        MissingExtra: there is neither.
+        CheckFailed: it failed; the error holds the end of its output.
+    """
+    quantizer = _needed(tools.quantizer, "quantise the model")
+    try:
+        if quantizer.startswith("package:"):
+            ftype = QUANTIZATIONS[quantization].ftype
+            order = {"input": str(source), "output": str(output), "ftype": ftype, "threads": threads()}
+            run_job("quantise", order, check=check)
+        else:
+            run_child([quantizer, source, output, quantization.upper(), str(threads())], check=check)
+    except ChildFailed as failure:
+        raise failed(failure, f"quantising to {quantization}") from failure
+    _check_whole(output, f"quantising to {quantization}")
+
+
+def check_space(folder: Path, wanted: Mapping[str, int]) -> None:
+    """Refuse to begin what cannot be finished.
+
+    Args:
+        folder: where the files will lie.
+        wanted: what → bytes.
+
+    Raises:
+        DiskFull: says what needs how much.
+    """
+    free = shutil.disk_usage(folder).free
+    total = sum(wanted.values()) + SPARE_BYTES
+    if total > free:
+        parts = ", ".join(f"{what} {size / 2**20:,.0f} MiB" for what, size in wanted.items())
+        raise DiskFull(
+            f"The export needs about {total / 2**20:,.0f} MiB in {folder} ({parts}); {free / 2**20:,.0f} MiB are free.",
+            next="Free some space or ask for fewer quantizations, and call again.",
+        )
+
+
+def space_wanted(parameters: int, merged_bytes: int, quantizations: Sequence[str], reference: int) -> dict[str, int]:
+    """Bytes that an export writes, by what: for `check_space`.
+
+    Args:
+        parameters: number of weights.
+        merged_bytes: size of the merged weights; 0 when they are there already.
+        reference: size of the recorded distributions; 0 without verification.
+    """
+    wanted = {"merged weights": merged_bytes, "f16": parameters * 2, "distributions": reference}
+    wanted |= {name: int(parameters * QUANTIZATIONS[name].bits / 8) for name in quantizations if name != "f16"}
+    return {what: size for what, size in wanted.items() if size}
+
+
+def threads() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def _needed(tool: str | None, purpose: str) -> str:
+    if tool is None:
+        raise MissingExtra("llama.cpp", extra="embedded", purpose=f"{purpose} (or set LLAMA_CPP_DIR to your own)")
+    return tool
+
+
+def _run_converter(converter: str, arguments: Sequence[str | Path], output: Path, check: Check, *, what: str) -> None:
+    # The user's own converter brings its own gguf library beside it; the script puts it on its path itself.
+    try:
+        run_child([sys.executable, converter, *arguments], check=check, environment=OFFLINE)
+    except ChildFailed as failure:
+        if "pre-tokenizer was not recognized" in failure.tail:
+            raise BadInput(
+                f"The converter does not recognise the tokenizer of {what}, so the GGUF would split text differently "
+                f"from the model that was trained. It said: {_last_line(failure.tail)}",
+                next="Train on a base whose tokenizer is unchanged, or set LLAMA_CPP_DIR to a newer llama.cpp "
+                "that knows this tokenizer.",
+            ) from failure
+        if "is not supported" in failure.tail:
+            raise BadInput(
+                f"The converter does not know the architecture of {what}. It said: {_last_line(failure.tail)}",
+                next="Set LLAMA_CPP_DIR to a newer llama.cpp, or train on a base that it supports.",
+            ) from failure
+        missing = re.search(r"No module named '([\w.]+)'", failure.tail)
+        if missing:
+            raise MissingExtra(missing[1], extra="embedded", purpose=f"convert {what}") from failure
+        raise failed(failure, f"converting {what}") from failure
+    _check_whole(output, f"converting {what}")
+
+
+def failed(failure: ChildFailed, doing: str) -> UserError:
+    """The error of a program that ended badly while `doing` something."""
+    if failure.code == -9:
+        return OutOfMemory(
+            f"The program for {doing} {failure.how}. It said:\n{failure.tail}",
+            next="Close other programs, or export on a machine with more memory.",
+        )
+    if "No space left on device" in failure.tail:
+        return DiskFull(f"There was no room left while {doing}.", next="Free some space and call again.")
+    return CheckFailed(
+        f"The program for {doing} {failure.how}. It said:\n{failure.tail}",
+        next="Mend what the last line names and call again; the run's log has the rest.",
+    )
+
+
+def _last_line(tail: str) -> str:
+    return tail.splitlines()[-1][:300] if tail else "nothing"
+
+
+def _check_whole(output: Path, doing: str) -> None:
+    """A program that ends well and leaves no GGUF has failed all the same."""
+    if output.is_file():
+        with output.open("rb") as file:
+            if file.read(4) == MAGIC:
+                return
+    raise CheckFailed(f"The program for {doing} ended well and left no GGUF.", next="Look at the run's log.")

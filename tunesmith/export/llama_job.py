@@ -1,0 +1,144 @@
+"""Jobs for llama.cpp's library (cyllama), each in a process of its own.
+
+    python -m tunesmith.export.llama_job JOB.json
+
+A failed assertion in C++ ends the process; here it ends only the child. A job is
+a JSON object with `job` (quantise, tokenise, measure) and its arguments; the
+answer is written to the file named by `answer`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import MissingExtra
+from tunesmith.export.child import run_child
+from tunesmith.files import write_atomic
+
+MODULE = "tunesmith.export.llama_job"
+
+
+def run_job(job: str, arguments: dict[str, Any], *, check: Callable[[], None]) -> dict[str, Any]:
+    """Have a child do one job and return its answer.
+
+    Raises:
+        MissingExtra: cyllama is not installed.
+        ChildFailed: the child ended with an error.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("cyllama") is None:
+        raise MissingExtra("cyllama", extra="embedded", purpose="quantise and check GGUF files")
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        order, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        order.write_text(json.dumps({**arguments, "job": job, "answer": str(answer)}), encoding="utf-8")
+        run_child([sys.executable, "-m", MODULE, order], check=check, environment=_environment())
+        return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def _environment() -> dict[str, str]:
+    """The child finds this package where this process found it, installed or not."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    # A backtrace of a failed assertion would bury the assertion itself.
+    return {"PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
+
+
+def quantise(order: dict[str, Any]) -> dict[str, Any]:
+    """Write `output`, the 16-bit GGUF `input` in the precision `ftype`."""
+    from cyllama.llama import llama_cpp
+
+    parameters = llama_cpp.LlamaModelQuantizeParams()
+    parameters.ftype = order["ftype"]
+    parameters.nthread = order["threads"]
+    llama_cpp.model_quantize(order["input"], order["output"], parameters)
+    return {"bytes": Path(order["output"]).stat().st_size}
+
+
+def tokenise(order: dict[str, Any]) -> dict[str, Any]:
+    """Token ids of `texts` by the tokenizer inside the GGUF `model`, and which of `ends` end an answer."""
+    model = _open(order["model"], vocabulary_only=True)
+    vocabulary = model.get_vocab()
+    return {
+        "ids": [vocabulary.tokenize(text, False, True) if text else [] for text in order["texts"]],
+        "ends": {token: _ends(vocabulary, token) for token in order["ends"]},
+    }
+
+
+def measure(order: dict[str, Any]) -> dict[str, Any]:
+    """The divergence of the GGUF `model` from the distributions recorded in the folder `reference`."""
+    from tunesmith.export.quality import Reference, compare_rows
+
+    reference = Reference.load(Path(order["reference"]))
+    longest = max(len(row.ids) for row in reference.rows)
+    evaluate = _evaluator(order["model"], longest, order["threads"], order["gpu"])
+    return compare_rows(reference, evaluate).model_dump()
+
+
+def _ends(vocabulary: Any, token: str) -> bool:
+    ids = vocabulary.tokenize(token, False, True)
+    return len(ids) == 1 and vocabulary.is_eog(ids[0])
+
+
+def _open(path: str, *, vocabulary_only: bool = False, gpu: bool = False) -> Any:
+    from cyllama.llama import llama_cpp
+
+    class Model(llama_cpp.LlamaModel):
+        # LlamaContext.get_logits_ith asks the model for this attribute, which the binding's own class lacks.
+        @property
+        def n_vocab(self) -> int:
+            return self.get_vocab().n_vocab
+
+    parameters = llama_cpp.LlamaModelParams()
+    parameters.n_gpu_layers = 999 if gpu else 0
+    if vocabulary_only:
+        # The library's own vocab_only ends the process in this binding, whose constructor asks for the layers.
+        parameters.no_alloc = True
+        parameters.use_mmap = False
+    return Model(path, parameters)
+
+
+def _evaluator(path: str, longest: int, threads: int, gpu: bool) -> Callable[[list[int], list[int]], Any]:
+    """A function (token ids, positions) → iterator over logits, one float32 array (vocabulary,) a position."""
+    from array import array
+
+    import numpy as np
+    from cyllama.llama import llama_cpp
+
+    model = _open(path, gpu=gpu)
+    parameters = llama_cpp.LlamaContextParams()
+    parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = -(-longest // 256) * 256
+    parameters.n_threads = parameters.n_threads_batch = threads
+    context = llama_cpp.LlamaContext(model, parameters)
+    batch = llama_cpp.LlamaBatch(n_tokens=parameters.n_batch, embd=0, n_seq_max=1)
+
+    def evaluate(ids: list[int], positions: list[int]) -> Any:
+        context.kv_cache_clear()
+        batch.clear()
+        wanted = set(positions)
+        for position, token in enumerate(ids):
+            batch.add(token, position, [0], position in wanted)
+        context.decode(batch)
+        for position in positions:
+            yield np.frombuffer(array("f", context.get_logits_ith(position)), dtype=np.float32)
+
+    return evaluate
+
+
+JOBS = {"quantise": quantise, "tokenise": tokenise, "measure": measure}
+
+
+def main(path: Path) -> None:
+    """Do the job written in the file `path`."""
+    order = json.loads(path.read_text(encoding="utf-8"))
+    write_atomic(Path(order["answer"]), json.dumps(JOBS[order["job"]](order)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

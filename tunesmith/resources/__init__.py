@@ -1,0 +1,1 @@
+"""Read-only MCP views of datasets, runs, models and comparisons."""

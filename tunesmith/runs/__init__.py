@@ -1,0 +1,1 @@
+"""Runs: the store, the states, the supervising shim, the log reader. Knows nothing of training."""

@@ -1,0 +1,1 @@
+"""The composition root: settings, transports, strict arguments, the MCP server itself."""

@@ -1,0 +1,1 @@
+"""Recipe, planner, memory model, the trainer process, diagnosis."""

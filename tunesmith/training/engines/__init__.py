@@ -1,0 +1,1 @@
+"""The training engines. Imported only in a training worker."""

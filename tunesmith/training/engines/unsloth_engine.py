@@ -1,0 +1,50 @@
+"""The fast engine on CUDA. Importing it patches transformers, so it must come first, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tunesmith.training.engines.loaded import Loaded
+from tunesmith.training.recipe import Recipe
+
+CACHE_VARIABLE = "UNSLOTH_COMPILE_LOCATION"
+
+
+def import_problem(run_dir: Path) -> str | None:
+    """Import Unsloth, its compile cache inside the run. Why it failed, or None.
+
+    Unsloth raises whatever its many imports raise (no card, a version it does not
+    know, a missing compiler), so anything counts as "cannot be used here".
+    """
+    os.environ.setdefault(CACHE_VARIABLE, str(run_dir / "unsloth_compiled_cache"))
+    try:
+        import unsloth  # noqa: F401
+    except Exception as error:  # noqa: BLE001 - see above; the reason is recorded with the run
+        return f"Unsloth cannot be used: {type(error).__name__}: {str(error)[:200]}"
+    return None
+
+
+def load(base: Path, recipe: Recipe) -> Loaded:
+    """Load the weights and put a fresh adapter on them. `import_problem` must have returned None."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=str(base),
+        max_seq_length=recipe.max_length,
+        load_in_4bit=recipe.method == "qlora",
+        local_files_only=True,
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(recipe.target_modules),
+        bias="none",
+        use_gradient_checkpointing="unsloth" if recipe.gradient_checkpointing == "on" else False,
+        random_state=recipe.seed,
+    )
+    dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return Loaded(model, tokenizer, "cuda", torch.cuda.get_device_name(0), dtype, "Unsloth's choice for this card.")

@@ -1,0 +1,158 @@
+"""From dataset rows to token ids with labels: the split, the rendering, the loss mask.
+
+The planner counts with this module and the trainer trains with it, so what was
+planned is what is trained. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunesmith.data.records import Row
+from tunesmith.errors import BadInput, EmptyInput
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from tunesmith.models.prompt_format import PromptFormat
+
+IGNORED = -100  # the label of a token without loss, as torch's cross entropy has it
+MIN_TRAIN_ROWS = 4
+MIN_EVAL_ROWS = 1
+BATCH_ROWS = 256  # tokenised at a time, on all cores
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, tokenised. `labels` equals `input_ids` where there is loss and is -100 elsewhere."""
+
+    row_id: str
+    input_ids: list[int]
+    labels: list[int]
+    tokens_before_cut: int
+
+    @property
+    def was_cut(self) -> bool:
+        return self.tokens_before_cut > len(self.input_ids)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens with loss. The first token is never predicted, so it never counts."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Rows to train on and rows held out."""
+
+    train: list[Row]
+    eval: list[Row]
+    by: str  # how they were divided, for the reader
+
+
+def split_rows(rows: Iterable[Row], *, eval_fraction: float, seed: int) -> SplitRows:
+    """Divide rows: as the dataset says where it does, otherwise whole sections at a time, drawn from the seed.
+
+    Raises:
+        EmptyInput: fewer than 4 rows to train on or none to hold out.
+    """
+    rows = list(rows)
+    if any(row.split == "eval" for row in rows):
+        train = [row for row in rows if row.split != "eval"]
+        held_out = [row for row in rows if row.split == "eval"]
+        by = "the dataset's own split"
+    else:
+        chosen = _draw_groups(rows, eval_fraction, seed)
+        train = [row for row in rows if _group(row) not in chosen]
+        held_out = [row for row in rows if _group(row) in chosen]
+        by = f"whole sections drawn with seed {seed}"
+    if len(train) < MIN_TRAIN_ROWS or len(held_out) < MIN_EVAL_ROWS:
+        raise EmptyInput(
+            f"{len(rows)} rows give {len(train)} to train on and {len(held_out)} held out; "
+            f"at least {MIN_TRAIN_ROWS} and {MIN_EVAL_ROWS} are needed.",
+            next="Add rows with add_examples or extract_qa, or split the dataset with split_dataset.",
+        )
+    return SplitRows(train, held_out, by)
+
+
+def tokenise(
+    rows: Sequence[Row],
+    prompt_format: PromptFormat,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> list[Example]:
+    """Render and tokenise each row, segment by segment.
+
+    The prompt is tokenised apart from the answer, as it is when the model is asked, so no token straddles the two.
+
+    Args:
+        max_length: tokens; what is longer loses its end. None: nothing is cut.
+        on_batch: called between batches of rows, for progress and cancelling.
+    """
+    examples = []
+    for start in range(0, len(rows), BATCH_ROWS):
+        batch = rows[start : start + BATCH_ROWS]
+        segments = [prompt_format.segments(row.messages) for row in batch]
+        texts = [segment.text for parts in segments for segment in parts]
+        encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        for row, parts in zip(batch, segments, strict=True):
+            ids: list[int] = []
+            labels: list[int] = []
+            for segment in parts:
+                tokens = next(encoded).ids
+                ids += tokens
+                labels += tokens if segment.trained else [IGNORED] * len(tokens)
+            examples.append(Example(row.row_id, ids[:max_length], labels[:max_length], len(ids)))
+        if on_batch is not None:
+            on_batch()
+    return examples
+
+
+def refuse_untrained(examples: Iterable[Example], max_length: int) -> None:
+    """Refuse rows from which nothing would be learned: a run that skips them silently is not the one asked for.
+
+    Raises:
+        BadInput: naming them.
+    """
+    empty = [example for example in examples if example.trained_tokens == 0]
+    if not empty:
+        return
+    cut = sum(example.was_cut for example in empty)
+    names = ", ".join(example.row_id for example in empty[:5]) + (" …" if len(empty) > 5 else "")
+    raise BadInput(
+        f"{len(empty)} rows have no token with loss ({names})"
+        + (f"; {cut} of them because max_length={max_length} cuts off the whole answer." if cut else "."),
+        next="Raise max_length, or remove these rows with clean_dataset."
+        if cut
+        else "Remove rows without an answer with clean_dataset (drop empty_output).",
+    )
+
+
+def _group(row: Row) -> str:
+    """What must not be divided: the section a row comes from, or rows that ask the same."""
+    if row.source is None:
+        return row.instruction
+    heading = row.meta.get("heading")
+    return f"{row.source.path}\0{heading or row.source.first_line}"
+
+
+def _draw_groups(rows: Sequence[Row], eval_fraction: float, seed: int) -> set[str]:
+    """Groups to hold out, in the order of a salted SHA-256: the same in every process."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        sizes[_group(row)] = sizes.get(_group(row), 0) + 1
+    wanted = max(MIN_EVAL_ROWS, round(len(rows) * eval_fraction))
+    chosen: set[str] = set()
+    taken = 0
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest()):
+        if taken >= wanted:
+            break
+        if taken + sizes[group] <= max(wanted * 1.5, MIN_EVAL_ROWS) or not chosen:
+            chosen.add(group)
+            taken += sizes[group]
+    return chosen

@@ -1,0 +1,169 @@
+"""What a plan may count on: the device, its memory, and which engines and methods work there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+
+from tunesmith.errors import MissingExtra, NotSupported
+from tunesmith.training.recipe import Engine, Method, Optimizer, RecipeOptions
+from tunesmith.training.records import AssumedGpu
+
+if TYPE_CHECKING:
+    from tunesmith.machine.records import Gpu, MachineReport
+
+GIB = 2**30
+GPU_SHARE = 0.95  # of what is free; the rest is for fragmentation and the desktop
+RAM_SHARE = 0.8
+MIN_CAPABILITY_UNSLOTH = 7.0
+NO_CUDA_NEXT = "Leave it out, or plan for a card with assume_gpu; check_gpu says what this machine has."
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run would train. Memory in GiB; `capability` is CUDA's, 0 without a card."""
+
+    device: Literal["cuda", "cpu"]
+    name: str
+    budget_gib: float | None
+    capability: float
+    assumed: bool
+    unsloth: bool
+    bitsandbytes: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cuda(self) -> bool:
+        return self.device == "cuda"
+
+
+def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, budget_gib: float | None) -> Hardware:
+    """The hardware to plan for: the assumed card, else this machine's first usable one, else the CPU."""
+    if assume_gpu is not None:
+        capability = float(assume_gpu.compute_capability or "8.0")
+        return Hardware(
+            device="cuda",
+            name=assume_gpu.name or f"a card of {assume_gpu.total_gib:g} GiB",
+            budget_gib=budget_gib or round(assume_gpu.total_gib * GPU_SHARE, 2),
+            capability=capability,
+            assumed=True,
+            unsloth=capability >= MIN_CAPABILITY_UNSLOTH,
+            bitsandbytes=True,
+            notes=("Planned for a card this machine does not have; Unsloth and bitsandbytes are taken as installed.",),
+        )
+    card, notes = _usable_card(machine)
+    if card is not None and machine is not None:
+        return Hardware(
+            device="cuda",
+            name=card.name,
+            budget_gib=budget_gib or round(card.free_gib * GPU_SHARE, 2),
+            capability=float(card.compute_capability or 0),
+            assumed=False,
+            unsloth=_works(machine, "unsloth"),
+            bitsandbytes=_works(machine, "bitsandbytes"),
+            notes=notes + _held_memory(card),
+        )
+    free = machine.ram_free_gib if machine is not None else psutil.virtual_memory().available / GIB
+    return Hardware(
+        device="cpu",
+        name="CPU",
+        budget_gib=budget_gib or round(free * RAM_SHARE, 2),
+        capability=0.0,
+        assumed=False,
+        unsloth=False,
+        bitsandbytes=False,
+        notes=notes,
+    )
+
+
+def _usable_card(machine: MachineReport | None) -> tuple[Gpu | None, tuple[str, ...]]:
+    cards = [card for card in machine.gpus if card.compute_capability] if machine is not None else []
+    if machine is None or not cards:
+        return None, ()
+    if machine.torch.cuda is None:
+        return None, (f"{cards[0].name} is not used: the installed torch has no CUDA. Install a CUDA build of torch.",)
+    return cards[0], ()
+
+
+def _works(machine: MachineReport, package: str) -> bool:
+    facts = machine.packages.get(package)
+    return facts is not None and facts.version is not None and facts.ok
+
+
+def _held_memory(card: Gpu) -> tuple[str, ...]:
+    held = [process for process in card.processes if (process.gib or 0) >= 0.5]
+    return tuple(
+        f"{process.name} (pid {process.pid}) holds {process.gib:.1f} GiB of {card.name}"
+        + (
+            "; free it with: ollama stop MODEL."
+            if "ollama" in process.name.lower()
+            else "; end it to free that memory."
+        )
+        for process in held
+    )
+
+
+def choose_engine(options: RecipeOptions, hardware: Hardware) -> tuple[Engine, str]:
+    """The engine and why.
+
+    Raises:
+        NotSupported, MissingExtra: unsloth was asked for by name and cannot work here.
+    """
+    if options.engine == "unsloth" and not hardware.unsloth:
+        if not hardware.cuda:
+            raise NotSupported("engine='unsloth' needs an NVIDIA GPU, and there is none to use.", next=NO_CUDA_NEXT)
+        if hardware.assumed:
+            raise NotSupported(
+                f"engine='unsloth' needs compute capability {MIN_CAPABILITY_UNSLOTH} or above.",
+                next="Leave engine out.",
+            )
+        raise MissingExtra("unsloth", extra="unsloth", purpose="train with engine='unsloth'")
+    if options.engine in ("unsloth", "transformers"):
+        return options.engine, "As you asked."
+    if hardware.unsloth:
+        return "unsloth", "The fastest engine on an NVIDIA GPU."
+    why = "Unsloth is not installed or does not work here." if hardware.cuda else "Unsloth needs an NVIDIA GPU."
+    return "transformers", f"TRL and PEFT run everywhere. {why}"
+
+
+def choose_optimizer(options: RecipeOptions, hardware: Hardware) -> tuple[Optimizer, str]:
+    """The optimizer and why.
+
+    Raises:
+        NotSupported, MissingExtra: an 8-bit one was asked for by name and cannot work here.
+    """
+    if options.optimizer is not None:
+        if "8bit" in options.optimizer and not hardware.cuda:
+            raise NotSupported(
+                f"optimizer={options.optimizer!r} needs an NVIDIA GPU (bitsandbytes), and there is none to use.",
+                next="Leave optimizer out or use adamw_torch.",
+            )
+        if "8bit" in options.optimizer and not hardware.bitsandbytes:
+            raise MissingExtra("bitsandbytes", extra="train", purpose=f"use optimizer={options.optimizer!r}")
+        return options.optimizer, "As you asked."
+    if hardware.bitsandbytes:
+        return "adamw_8bit", "A quarter of the optimizer memory at the same result."
+    return "adamw_torch", "The 8-bit optimizer needs an NVIDIA GPU with bitsandbytes; this is the same in 32 bits."
+
+
+def check_method(options: RecipeOptions, hardware: Hardware) -> None:
+    """Refuse a method this version or machine cannot do.
+
+    Raises:
+        NotSupported, MissingExtra: naming it.
+    """
+    method: Method | None = options.method
+    if method == "full":
+        raise NotSupported(
+            "method='full' (training every weight) is not supported by this version.",
+            next="Use method='lora', or leave method out.",
+        )
+    if method == "qlora" and not hardware.cuda:
+        raise NotSupported(
+            "method='qlora' needs an NVIDIA GPU (4-bit weights through bitsandbytes), and there is none to use.",
+            next="Use method='lora' or leave method out, or plan for a card with assume_gpu.",
+        )
+    if method == "qlora" and not hardware.bitsandbytes:
+        raise MissingExtra("bitsandbytes", extra="train", purpose="train with method='qlora'")

@@ -1,0 +1,188 @@
+"""What planning, training and diagnosing return."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunesmith.training.recipe import Recipe
+
+
+class Record(BaseModel):
+    """A record whose fields are all known: an unexpected field is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AssumedGpu(Record):
+    """A GPU to plan for that this machine does not have."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str | None = Field(default=None, max_length=100, description="For the reader.", examples=["RTX 4060"])
+    total_gib: float = Field(gt=0, le=4096, description="Memory of the card, GiB.", examples=[8])
+    compute_capability: str | None = Field(
+        default=None,
+        pattern=r"^\d{1,2}\.\d$",
+        description="CUDA compute capability; 8.0 and above has bfloat16.",
+        examples=["8.9"],
+    )
+
+
+class PlannedRows(Record):
+    """Rows the run will see."""
+
+    train: int = Field(description="Rows trained on.")
+    eval: int = Field(description="Rows held out.")
+    cut: int = Field(description="Rows longer than max_length, cut at their end.")
+
+
+class PlannedTokens(Record):
+    """Tokens that pass through the model in the whole run, evaluations aside."""
+
+    total: int = Field(description="With padding.")
+    real: int = Field(description="Without padding.")
+    padding_share: float = Field(description="Share of `total` that is padding, 0 to 1.")
+
+
+class MemoryBreakdown(Record):
+    """Where the predicted peak goes, GiB each."""
+
+    weights: float = Field(description="Base model, GiB.")
+    adapter: float = Field(description="LoRA matrices, GiB.")
+    optimizer: float = Field(description="Optimizer state, GiB.")
+    gradients: float = Field(description="Gradients of what is trained, GiB.")
+    activations: float = Field(description="What is kept from the forward for the backward pass, GiB.")
+    logits: float = Field(description="Scores over the vocabulary and their gradients, GiB.")
+    overhead: float = Field(description="Process, libraries, workspaces and allocator slack, GiB.")
+
+
+class PlannedMemory(Record):
+    """Predicted peak memory: GPU memory on CUDA, RAM of the process on a CPU."""
+
+    predicted_peak_gib: float = Field(description="Best estimate, GiB.")
+    low_gib: float = Field(description="Lower end of the interval, GiB.")
+    high_gib: float = Field(description="Upper end of the interval, GiB.")
+    budget_gib: float | None = Field(description="What the run may use, GiB; null when it is not known.")
+    fits: bool = Field(description="Whether the best estimate is within the budget.")
+    breakdown: MemoryBreakdown
+    calibration: str = Field(description="What the interval rests on.")
+
+
+class Alternative(Record):
+    """Something else that could be done."""
+
+    change: str = Field(description="What to change.")
+    predicted_peak_gib: float | None = Field(description="Peak memory then, GiB; null when it does not change.")
+    cost: str = Field(description="What it costs or gains.")
+
+
+class Plan(Record):
+    """How a training would go. Nothing was started and no weights were read."""
+
+    dataset_id: str = Field(description="The dataset.")
+    base_model: str = Field(description="The base model, 'auto' resolved.")
+    recipe: Recipe = Field(description="Every hyperparameter, resolved.")
+    reasons: dict[str, str] = Field(description="Why each value was chosen, by field.")
+    engine: str = Field(description="unsloth or transformers.")
+    device: Literal["cuda", "cpu"] = Field(description="Where it would train.")
+    rows: PlannedRows
+    steps: int = Field(description="Optimizer steps.")
+    tokens: PlannedTokens
+    memory: PlannedMemory
+    eta_s: float | None = Field(
+        description="Seconds of training, from measured runs; null when nothing was measured yet."
+    )
+    alternatives: list[Alternative] = Field(description="Other ways, with their memory and cost.")
+    warnings: list[str] = Field(description="What you should know before starting.")
+    assumed_gpu: bool = Field(description="True when planned for a GPU that this machine does not have.")
+
+
+class EvalLoss(Record):
+    """Mean loss per trained token on the held-out rows."""
+
+    before: float = Field(description="Before the first step, nats per token.")
+    after: float = Field(description="Of the model that was kept, nats per token.")
+    best: float = Field(description="The lowest seen, nats per token.")
+
+
+class Perplexity(Record):
+    """exp(loss) on the held-out rows."""
+
+    before: float = Field(description="Before the first step.")
+    after: float = Field(description="Of the model that was kept.")
+
+
+class Recovery(Record):
+    """One step down after memory ran out."""
+
+    step: int = Field(description="Optimizer steps that were complete when memory ran out.")
+    resumed_from: int = Field(description="Optimizer step of the checkpoint it went on from; 0: from the start.")
+    change: str = Field(description="What was changed.")
+
+
+class Advice(Record):
+    """One change to make."""
+
+    change: str = Field(description="What to change.")
+    why: str = Field(description="Why that helps.")
+
+
+SymptomCode = Literal[
+    "not_learning",
+    "oscillating",
+    "diverged",
+    "overfitting",
+    "memorising",
+    "plateau",
+    "out_of_memory",
+    "data_suspect",
+    "healthy",
+]
+
+
+class Symptom(Record):
+    """Something the numbers show."""
+
+    code: SymptomCode = Field(description="Its name.")
+    evidence: str = Field(description="The numbers that show it.")
+    advice: list[Advice] = Field(description="What to do about it; one change at a time.")
+
+
+class Diagnosis(Record):
+    """What the numbers of a run say."""
+
+    health: Literal["healthy", "attention", "unhealthy", "unknown"] = Field(description="Overall.")
+    summary: str = Field(description="The most telling numbers, in one sentence.")
+    symptoms: list[Symptom] = Field(description="Most serious first.")
+    suggested_recipe: dict[str, Any] = Field(
+        description="This run's recipe with exactly one change, for start_training; empty: change nothing."
+    )
+
+
+class TrainResult(Record):
+    """What a training run leaves."""
+
+    model_id: str = Field(description="The model it made.")
+    steps: int = Field(description="Optimizer steps done.")
+    train_loss: float = Field(description="Mean training loss over the last tenth of the steps, nats per token.")
+    eval_loss: EvalLoss
+    perplexity: Perplexity
+    peak_gpu_gib: float | None = Field(description="Peak reserved GPU memory, GiB; null without a GPU.")
+    peak_ram_gib: float = Field(description="Peak resident memory of the training process, GiB.")
+    predicted_peak_gib: float | None = Field(description="What the plan predicted, GiB; null when there was no plan.")
+    tokens_per_s: float = Field(
+        description="Real tokens (no padding) trained on per second of training, evaluations aside."
+    )
+    duration_s: float = Field(description="Seconds from the worker's start to its end.")
+    recoveries: list[Recovery] = Field(description="Steps down after memory ran out.")
+    diagnosis: Diagnosis
+    rows: PlannedRows
+    eval_rows_measured: int = Field(description="Held-out rows the losses are measured on.")
+    best_step: int = Field(description="Optimizer step of the model that was kept.")
+    stopped_early: bool = Field(description="Whether early stopping ended the run.")
+    engine: str = Field(description="The engine that trained.")
+    engine_fallback: str | None = Field(description="Why the planned engine was not used; null when it was.")
+    device: str = Field(description="cuda or cpu.")
+    dtype: str = Field(description="Number format of the computation.")

@@ -1,0 +1,50 @@
+"""What to give up, one step at a time, when memory ran out.
+
+The effective batch, and so what is learned, stays the same on every step of the
+ladder. What would change the result (a shorter max_length, a lower rank, a smaller
+base) is proposed, never taken.
+"""
+
+from __future__ import annotations
+
+from tunesmith.errors import OutOfMemory
+from tunesmith.training.recipe import Recipe
+
+
+def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
+    """The recipe with one step less memory and what was changed, or None at the foot of the ladder."""
+    if recipe.batch_size > 1:
+        effective = recipe.effective_batch
+        batch = next(size for size in range(recipe.batch_size // 2, 0, -1) if effective % size == 0)
+        accumulation = effective // batch
+        return (
+            recipe.model_copy(update={"batch_size": batch, "gradient_accumulation": accumulation}),
+            f"batch_size {recipe.batch_size} → {batch}, "
+            f"gradient_accumulation {recipe.gradient_accumulation} → {accumulation}",
+        )
+    if recipe.gradient_checkpointing == "off":
+        return recipe.model_copy(update={"gradient_checkpointing": "on"}), "gradient_checkpointing off → on"
+    return None
+
+
+def exhausted(recipe: Recipe, message: str, longest: int) -> OutOfMemory:
+    """The error when nothing is left to give up without changing the result.
+
+    Args:
+        longest: tokens of the longest row.
+    """
+    ways = []
+    if recipe.packing and longest < recipe.max_length:
+        ways.append(f"max_length={longest}")
+    if recipe.method == "lora":
+        ways.append("method='qlora' on an NVIDIA GPU")
+    if recipe.rank > 8:
+        ways.append(f"rank={recipe.rank // 2}")
+    ways.append("a smaller base_model")
+    allowed = "" if recipe.on_out_of_memory == "recover" else " (on_out_of_memory='fail')"
+    return OutOfMemory(
+        f"Memory ran out{allowed}: {message[:200]}",
+        next=(
+            f"Start again with {', or '.join(ways)}." if not allowed else "Start again with on_out_of_memory='recover'."
+        ),
+    )

@@ -1,0 +1,150 @@
+"""The contract between a run's supervisor and its worker process.
+
+A worker is `python -m tunesmith.ROOM.worker RUN_DIR`. It reads `spec.json`,
+prints its log, appends progress to `events.jsonl` and measurements to
+`metrics.jsonl`, and leaves `result.json`: `{"result": …}` or `{"error": {code,
+message, next}}`. SIGTERM asks it to stop; it saves what it must and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tunesmith.errors import MissingExtra, OutOfMemory, UserError
+from tunesmith.files import raise_if_disk_full, write_atomic
+from tunesmith.workspace import Workspace
+
+EXIT_FAILED = 1
+EXIT_CANCELLED = 75  # EX_TEMPFAIL: ended early because it was asked to
+PROGRESS_INTERVAL_S = 0.2
+
+
+class Cancelled(BaseException):
+    """Raised in a worker that was asked to stop. Not an `Exception`: libraries must not swallow it."""
+
+
+class Work:
+    """What a worker sees of its run.
+
+    Attributes:
+        run_id: the run's id.
+        kind: what is to be done; picks the handler.
+        args: the arguments of the job, from `spec.json`.
+        workspace: the workspace the run belongs to, with the caller's allowed roots.
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        spec = json.loads((run_dir / "spec.json").read_text(encoding="utf-8"))
+        self.run_dir = run_dir
+        self.run_id: str = spec["run_id"]
+        self.kind: str = spec["kind"]
+        self.args: dict[str, Any] = spec["args"]
+        self.workspace = Workspace(Path(spec["workspace"]), [Path(root) for root in spec["roots"]])
+        self.stop_requested = False
+        self._last_progress = 0.0
+
+    def progress(
+        self, message: str, *, step: int | None = None, total_steps: int | None = None, eta_s: float | None = None
+    ) -> None:
+        """Tell whoever watches how far the work is. Cheap: at most five lines a second are kept."""
+        now = time.monotonic()
+        last = step is not None and step == total_steps
+        if step is not None and not last and now - self._last_progress < PROGRESS_INTERVAL_S:
+            return
+        self._last_progress = now
+        fraction = step / total_steps if step is not None and total_steps else None
+        _append(
+            self.run_dir / "events.jsonl",
+            {
+                "at": time.time(),
+                "message": message,
+                "step": step,
+                "total_steps": total_steps,
+                "fraction": fraction,
+                "eta_s": eta_s,
+            },
+        )
+
+    def metric(self, values: Mapping[str, float | int | None]) -> None:
+        """Append one line of measurements to `metrics.jsonl`."""
+        _append(self.run_dir / "metrics.jsonl", dict(values))
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` if the run was asked to stop. Call it between units of work."""
+        if self.stop_requested:
+            raise Cancelled
+
+
+def run_worker(handlers: Mapping[str, Callable[[Work], BaseModel | dict[str, Any]]]) -> None:
+    """The `main` of a worker module: do the work named in the spec, leave `result.json`, exit."""
+    work = Work(Path(sys.argv[1]))
+
+    def stop(_signal: int, _frame: object) -> None:
+        work.stop_requested = True
+
+    signal.signal(signal.SIGTERM, stop)
+    sys.exit(_perform(work, handlers[work.kind]))
+
+
+def _perform(work: Work, handler: Callable[[Work], BaseModel | dict[str, Any]]) -> int:
+    try:
+        result = handler(work)
+    except Cancelled:
+        print("Stopped because it was asked to.", flush=True)
+        return EXIT_CANCELLED
+    except UserError as error:
+        print(error, flush=True)
+        return _leave_error(work, error)
+    except Exception as error:  # the process ends here: every failure becomes the run's error, traceback in the log
+        traceback.print_exc()
+        return _leave_error(work, _as_user_error(error, work.run_dir))
+    content = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+    write_atomic(work.run_dir / "result.json", json.dumps({"result": content}, ensure_ascii=False))
+    return 0
+
+
+def _leave_error(work: Work, error: UserError) -> int:
+    write_atomic(work.run_dir / "result.json", json.dumps({"error": error.as_record()}, ensure_ascii=False))
+    return EXIT_FAILED
+
+
+def _as_user_error(error: Exception, run_dir: Path) -> UserError:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfMemory(
+            f"Memory ran out: {str(error)[:200] or type(error).__name__}.",
+            next="Use a smaller base model, batch_size 1 or a shorter max_length, and start again.",
+        )
+    if isinstance(error, OSError):
+        try:
+            raise_if_disk_full(error, run_dir / "result.json")
+        except UserError as full:
+            return full
+    if isinstance(error, ModuleNotFoundError):
+        return MissingExtra(error.name or str(error), extra="train", purpose="do this work")
+    if isinstance(error, ImportError):
+        return UserError(
+            f"A package failed to import: {str(error)[:300]}",
+            next="Call check_gpu with probe=true; it names the package and the fix.",
+            code="import_error",
+        )
+    return UserError(
+        f"The worker failed: {type(error).__name__}: {str(error)[:300]}",
+        next="Read the run's log for the traceback; if it looks like our bug, please report it.",
+        code="internal_error",
+    )
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    # One write call a line: a reader never sees two half lines mixed, at worst one half line at the end.
+    with path.open("ab") as file:
+        file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
