@@ -194,7 +194,7 @@ class AllowedRoots:
 def _opened_path(descriptor: int, fallback: Path) -> Path:
     """The real path of an open file, where the platform can tell."""
     if sys.platform.startswith("linux"):
-        return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
     if sys.platform == "darwin":
         import fcntl
 

@@ -52,16 +52,18 @@ class Work:
         self.workspace = Workspace(Path(spec["workspace"]), [Path(root) for root in spec["roots"]])
         self.stop_requested = False
         self._last_progress = 0.0
+        self._last_message = ""
 
     def progress(
         self, message: str, *, step: int | None = None, total_steps: int | None = None, eta_s: float | None = None
     ) -> None:
-        """Tell whoever watches how far the work is. Cheap: at most five lines a second are kept."""
+        """Tell whoever watches how far the work is. Cheap: at most five lines a second of one stage are kept."""
         now = time.monotonic()
-        last = step is not None and step == total_steps
-        if step is not None and not last and now - self._last_progress < PROGRESS_INTERVAL_S:
+        # A new message opens a stage that may last minutes: it is never dropped.
+        same_stage = message == self._last_message and step != total_steps
+        if same_stage and now - self._last_progress < PROGRESS_INTERVAL_S:
             return
-        self._last_progress = now
+        self._last_progress, self._last_message = now, message
         fraction = step / total_steps if step is not None and total_steps else None
         _append(
             self.run_dir / "events.jsonl",
@@ -105,7 +107,7 @@ def _perform(work: Work, handler: Callable[[Work], BaseModel | dict[str, Any]]) 
     except UserError as error:
         print(error, flush=True)
         return _leave_error(work, error)
-    except Exception as error:  # the process ends here: every failure becomes the run's error, traceback in the log
+    except Exception as error:  # noqa: BLE001 - the process ends here: every failure becomes the run's error, traceback in the log
         traceback.print_exc()
         return _leave_error(work, _as_user_error(error, work.run_dir))
     content = result.model_dump(mode="json") if isinstance(result, BaseModel) else result

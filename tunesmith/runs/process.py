@@ -16,9 +16,8 @@ import psutil
 LOCK_VARIABLE = "TUNESMITH_LOCK_FD"
 LOCK_NAME = "alive.lock"
 _START_TOLERANCE_S = 1.0
-HAS_FLOCK = sys.platform != "win32"
 
-if HAS_FLOCK:
+if sys.platform != "win32":
     import fcntl
 
 
@@ -36,7 +35,7 @@ def take_lock(run_dir: Path) -> int | None:
     The kernel frees it when the last of them is gone, however it died. Returns
     None where the platform has no flock; raises `BlockingIOError` when it is held.
     """
-    if not HAS_FLOCK:
+    if sys.platform == "win32":
         return None
     descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -49,7 +48,7 @@ def take_lock(run_dir: Path) -> int | None:
 
 def is_locked(run_dir: Path) -> bool | None:
     """Whether some process of the run lives. None where the platform cannot tell."""
-    if not HAS_FLOCK:
+    if sys.platform == "win32":
         return None
     try:
         descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)

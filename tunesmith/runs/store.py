@@ -17,7 +17,17 @@ SPAWN_DEADLINE_S = 60.0
 # A class of work and the slots it may run in. One device run at a time: two trainings would share one card's memory.
 SLOTS: dict[str, tuple[str, ...]] = {"device": ("device0",), "cpu": ("cpu0", "cpu1")}
 COLUMNS = frozenset(
-    {"slot", "spawn_deadline", "boot_id", "shim_pid", "shim_started", "worker_pid", "worker_started", "forced", "exit_code"}
+    {
+        "slot",
+        "spawn_deadline",
+        "boot_id",
+        "shim_pid",
+        "shim_started",
+        "worker_pid",
+        "worker_started",
+        "forced",
+        "exit_code",
+    }
 )
 
 
