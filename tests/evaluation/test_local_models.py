@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +92,24 @@ def test_a_model_without_gguf_answers_what_its_adapter_learned(workspace: Worksp
     model = add_model(workspace, built).model_id
     result = ask_model(workspace, model, QUESTION, max_tokens=40)
     assert (result.reply, result.finish_reason) == (ANSWER, "stop")
-    assert "torch" not in sys.modules
+
+
+@pytest.mark.slow
+def test_asking_a_model_without_gguf_loads_no_torch_here(workspace: Workspace, built: Path, tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from tunesmith.evaluation.ask import ask_model
+        from tunesmith.workspace import Workspace
+        root, *readable = map(Path, sys.argv[3:])
+        result = ask_model(Workspace(root, readable), sys.argv[1], sys.argv[2], max_tokens=40)
+        print(result.reply, "torch" in sys.modules)
+    """)
+    model = add_model(workspace, built).model_id
+    folders = [str(workspace.root), str(tmp_path), str(built)]
+    command = [sys.executable, "-c", script, model, QUESTION, *folders]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.strip(), done.returncode) == (f"{ANSWER} False", 0), done.stderr
 
 
 @pytest.mark.slow

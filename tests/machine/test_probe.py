@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -77,9 +79,17 @@ def test_probing_proves_torch_in_a_child(tmp_path: Path, monkeypatch: pytest.Mon
     if find_version("torch") is None:
         pytest.skip("torch is not installed")
     monkeypatch.setenv("OLLAMA_HOST", refused_url())
-    report = check_machine(Workspace(tmp_path), probe=True)
-    assert report.packages["torch"].ok, report.packages["torch"].problem
-    assert "torch" not in sys.modules
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from tunesmith.machine.check import check_machine
+        from tunesmith.workspace import Workspace
+        torch = check_machine(Workspace(Path(sys.argv[1])), probe=True).packages["torch"]
+        print(torch.ok, torch.problem, "torch" in sys.modules)
+    """)
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.strip() == "True None False"
 
 
 def test_what_a_probe_finds_goes_into_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

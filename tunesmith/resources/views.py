@@ -1,0 +1,149 @@
+"""Resources: datasets, runs, models and comparisons, as they are now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp_types import Resource
+
+from tunesmith.data.store import DatasetStore
+from tunesmith.errors import InvalidArgument, NotFound, UserError
+from tunesmith.evaluation.store import ComparisonStore
+from tunesmith.models.store import ModelStore
+from tunesmith.resources.loss_plot import loss_svg
+from tunesmith.runs import log
+from tunesmith.tools.services import Services
+
+LISTED = 50
+ROWS_SHOWN = 50
+F = TypeVar("F", bound=Callable[..., Any])
+JSON = "application/json"
+
+
+def register(server: MCPServer, services: Services) -> None:
+    """Add the templates."""
+    workspace, runs = services.workspace, services.runs
+    datasets, models, comparisons = DatasetStore(workspace), ModelStore(workspace), ComparisonStore(workspace)
+
+    @server.resource("datasets://{dataset_id}", title="A dataset", mime_type=JSON)
+    @_explained
+    def dataset(dataset_id: str) -> str:
+        return datasets.get(dataset_id).model_dump_json(indent=1)
+
+    @server.resource("datasets://{dataset_id}/rows{?cursor}", title="Rows of a dataset", mime_type=JSON)
+    @_explained
+    def rows(dataset_id: str, cursor: str | None = None) -> str:
+        found, following, total = datasets.page_rows(dataset_id, ROWS_SHOWN, cursor)
+        page = {"rows": [row.model_dump(mode="json") for row in found], "next_cursor": following, "total": total}
+        return json.dumps(page, ensure_ascii=False)
+
+    @server.resource("datasets://{dataset_id}/report", title="Score of a dataset", mime_type=JSON)
+    @_explained
+    def report(dataset_id: str) -> str:
+        path = datasets.report_path(dataset_id, "report.json")
+        if not path.exists():
+            raise NotFound("That dataset has not been scored.", next=f'Call score_dataset(dataset_id="{dataset_id}").')
+        return path.read_text(encoding="utf-8")
+
+    @server.resource("runs://{run_id}", title="A run", mime_type=JSON)
+    @_explained
+    def run(run_id: str) -> str:
+        return runs.view(run_id).model_dump_json(indent=1)
+
+    @server.resource("runs://{run_id}/log{?offset}", title="Log of a run", mime_type="text/plain")
+    @_explained
+    def run_log(run_id: str, offset: str | None = None) -> str:
+        runs.row(run_id)
+        if offset is not None and not (offset.isascii() and offset.isdigit()):
+            raise InvalidArgument("offset is not a number of bytes.", next="Give offset=0 or leave it out.")
+        text, following, size = log.read_bytes(runs.folder(run_id) / "log.txt", int(offset) if offset else None)
+        return f"{text}\n[{following} of {size} bytes; go on with ?offset={following}]" if following < size else text
+
+    @server.resource("runs://{run_id}/metrics", title="Measurements of a run", mime_type=JSON)
+    @_explained
+    def metrics(run_id: str) -> str:
+        runs.row(run_id)
+        return json.dumps(log.records(runs.folder(run_id) / "metrics.jsonl"))
+
+    @server.resource("runs://{run_id}/loss.svg", title="Loss curve", mime_type="image/svg+xml")
+    @_explained
+    def loss(run_id: str) -> str:
+        runs.row(run_id)
+        return loss_svg(log.records(runs.folder(run_id) / "metrics.jsonl"))
+
+    @server.resource("models://{model_id}", title="A model", mime_type=JSON)
+    @_explained
+    def model(model_id: str) -> str:
+        return models.get(model_id).model_dump_json(indent=1)
+
+    @server.resource("models://{model_id}/modelfile", title="Modelfile", mime_type="text/plain")
+    @_explained
+    def modelfile(model_id: str) -> str:
+        path = models.folder(model_id) / "Modelfile"
+        if not path.exists():
+            raise NotFound("There is no Modelfile yet.", next=f'Call export_gguf(model="{model_id}").')
+        return path.read_text(encoding="utf-8")
+
+    @server.resource("comparisons://{comparison_id}/report", title="Report of a comparison", mime_type="text/markdown")
+    @_explained
+    def comparison(comparison_id: str) -> str:
+        return comparisons.report(comparison_id)
+
+    @server.resource("machine://gpu", title="This machine", mime_type=JSON)
+    @_explained
+    def gpu() -> str:
+        from tunesmith.machine.check import check_machine
+
+        return check_machine(workspace, ollama_host=services.ollama_host).model_dump_json(indent=1)
+
+
+async def listed(services: Services) -> list[Resource]:
+    """What there is now, newest first, at most 50 of each kind."""
+    return await anyio.to_thread.run_sync(_listed, services)
+
+
+def _listed(services: Services) -> list[Resource]:
+    workspace = services.workspace
+    try:
+        datasets = DatasetStore(workspace).page(LISTED)[0]
+        runs = services.runs.store.page(kind=None, state=None, limit=LISTED, before=None)[0]
+        models = ModelStore(workspace).page(LISTED)[0]
+        comparisons = ComparisonStore(workspace).page(LISTED)[0]
+    except UserError as error:
+        raise ResourceError(str(error)) from error
+    return [
+        *(_entry(f"datasets://{item.dataset_id}", item.name, f"{item.rows} rows", JSON) for item in datasets),
+        *(_entry(f"runs://{item.run_id}", f"{item.kind} {item.run_id}", item.state, JSON) for item in runs),
+        *(_entry(f"models://{item.model_id}", item.name, f"trained from {item.base_model}", JSON) for item in models),
+        *(
+            _entry(
+                f"comparisons://{item.comparison_id}/report", item.comparison_id, item.verdict.answer, "text/markdown"
+            )
+            for item in comparisons
+        ),
+    ]
+
+
+def _entry(uri: str, name: str, description: str, mime_type: str) -> Resource:
+    return Resource(uri=uri, name=name, description=description, mime_type=mime_type)
+
+
+def _explained(function: F) -> F:
+    """Our errors as the protocol's: unknown ids are "not found", the rest says what to do."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (NotFound, InvalidArgument) as error:
+            raise ResourceNotFoundError(str(error)) from error
+        except UserError as error:
+            raise ResourceError(str(error)) from error
+
+    return call  # type: ignore[return-value]
