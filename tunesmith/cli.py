@@ -87,12 +87,10 @@ def application() -> typer.Typer:
     def tunesmith() -> None:
         """Fine-tune a language model on your own notes, through an AI assistant."""
 
-    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-    @app.command("serve", context_settings=passed_on, add_help_option=False)
-    def _serve(context: typer.Context) -> None:
-        """Serve MCP over stdio, or over HTTP with --http."""
-        serve(context.args)
+    @app.command("serve", add_help_option=False)
+    def _serve() -> None:
+        """Serve MCP over stdio, or over HTTP with --http. `serve --help` lists its options."""
+        serve([])
 
     app.command("demo")(demo)
     app.command("doctor")(doctor)
@@ -115,8 +113,7 @@ def doctor(probe: bool = False, json: bool = False) -> None:  # the name is the 
     from tunesmith.workspace import Workspace
 
     settings = Settings()
-    root = settings.workspace or _default_workspace()
-    report = check_machine(Workspace(root), probe=probe, ollama_host=settings.ollama_host)
+    report = check_machine(Workspace(settings.workspace_folder()), probe=probe, ollama_host=settings.ollama_host)
     if json:
         print(report.model_dump_json(indent=2))
         return
@@ -124,13 +121,7 @@ def doctor(probe: bool = False, json: bool = False) -> None:  # the name is the 
 
     console = Console()
     for part in _report_for_people(report):
-        console.print(part)
-
-
-def _default_workspace() -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("tunesmith", appauthor=False))
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def _report_for_people(report: MachineReport) -> list[RenderableType]:
@@ -147,8 +138,10 @@ def _report_for_people(report: MachineReport) -> list[RenderableType]:
         state = "[green]ok[/green]" if package.ok else escape(package.problem or "not needed here")
         packages.add_row(name, package.version or "–", state)
     parts: list[RenderableType] = [facts, packages]
-    for problem in report.problems:
-        parts.append(f"[yellow]{problem.code}[/yellow]: {escape(problem.message)}\n    → {escape(problem.fix)}")
+    parts += [
+        f"[yellow]{problem.code}[/yellow]: {escape(problem.message)}\n    → {escape(problem.fix)}"
+        for problem in report.problems
+    ]
     if not report.problems:
         parts.append("[green]Nothing is in the way.[/green]")
     return parts

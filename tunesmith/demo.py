@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class Demo:
         self.outcome = Outcome()
         self._client, self._notes, self._questions = client, notes, questions
         self._display, self._out = display, out
-        self._bar = display.add_task("", total=None, visible=False)
+        self._bar = display.add_task("", total=None, visible=False, note="")
 
     async def run(self) -> Outcome:
         """Stage after stage; the first that fails is the last. Its error has been shown then."""
@@ -199,12 +199,12 @@ class Demo:
         return _result(await self._finish(answer)) if "run_id" in answer and "state" in answer else answer
 
     async def _finish(self, run: dict[str, Any]) -> dict[str, Any]:
-        async for run in follow(self._client, run):  # noqa: B020  the last one is the answer
-            progress = run["progress"]
-            fraction = progress["fraction"]
+        def show(now: dict[str, Any]) -> None:
+            fraction = now["progress"]["fraction"]
             total = None if fraction is None else 1.0
-            self._display.update(self._bar, total=total, completed=fraction or 0, note=_note(run))
-        return run
+            self._display.update(self._bar, total=total, completed=fraction or 0, note=_note(now))
+
+        return await finish(self._client, run, show)
 
 
 async def call(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -225,28 +225,30 @@ async def call(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str
     return answer.structured_content
 
 
-async def follow(client: Client, run: dict[str, Any], *, wait_s: int = 2) -> AsyncIterator[dict[str, Any]]:
-    """The run as it goes on, last in a terminal state. Interrupted, it cancels the run.
+async def finish(
+    client: Client, run: dict[str, Any], show: Callable[[dict[str, Any]], None] | None = None, *, wait_s: int = 2
+) -> dict[str, Any]:
+    """Wait until the run has ended, however it ended; give its last record. Interrupted, it cancels the run.
+
+    Args:
+        client: connected to the server that has the run.
+        run: its record, as a tool gave it.
+        show: called with every record on the way.
+        wait_s: seconds that one call waits for news.
 
     Raises:
         StageFailed: as `call`.
     """
-    yield run
     try:
         while run["state"] in RUNNING:
             run = await call(client, "get_run", {"run_id": run["run_id"], "wait_s": wait_s})
-            yield run
+            if show:
+                show(run)
     except anyio.get_cancelled_exc_class():
         # The run has a process of its own that would go on without us.
         with anyio.move_on_after(CANCEL_TIMEOUT_S, shield=True):
             await call(client, "cancel_run", {"run_id": run["run_id"]})
         raise
-
-
-async def finish(client: Client, run: dict[str, Any]) -> dict[str, Any]:
-    """Wait until the run has ended, however it ended; give its last record."""
-    async for run in follow(client, run):  # noqa: B020
-        pass
     return run
 
 
@@ -349,8 +351,8 @@ def run_demo(workspace: Path | None = None) -> int:
     try:
         with Progress(*columns, TimeElapsedColumn(), console=shown, transient=True) as display:
             outcome = anyio.run(_run, folder, examples_folder(), display, Console())
-    except* (MCPError, OSError) as group:
+    except (MCPError, OSError) as error:
         log = folder / "server.log"
-        raise ServiceFailed(f"The server did not come up: {group.exceptions[0]}.", next=f"Read {log}.") from group
+        raise ServiceFailed(f"The server cannot be talked to: {error}.", next=f"Read {log}.") from error
     print(outcome.as_line(), flush=True)
     return 0 if outcome.ok else 1

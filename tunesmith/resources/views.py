@@ -18,7 +18,8 @@ from tunesmith.evaluation.store import ComparisonStore
 from tunesmith.models.store import ModelStore
 from tunesmith.resources.loss_plot import loss_svg
 from tunesmith.runs import log
-from tunesmith.tools.services import Services
+from tunesmith.runs.supervisor import Supervisor
+from tunesmith.workspace import Workspace
 
 LISTED = 50
 ROWS_SHOWN = 50
@@ -26,9 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 JSON = "application/json"
 
 
-def register(server: MCPServer, services: Services) -> None:
+def register(server: MCPServer, workspace: Workspace, runs: Supervisor, ollama_host: str | None) -> None:
     """Add the templates."""
-    workspace, runs = services.workspace, services.runs
     datasets, models, comparisons = DatasetStore(workspace), ModelStore(workspace), ComparisonStore(workspace)
 
     @server.resource("datasets://{dataset_id}", title="A dataset", mime_type=JSON)
@@ -100,19 +100,18 @@ def register(server: MCPServer, services: Services) -> None:
     def gpu() -> str:
         from tunesmith.machine.check import check_machine
 
-        return check_machine(workspace, ollama_host=services.ollama_host).model_dump_json(indent=1)
+        return check_machine(workspace, ollama_host=ollama_host).model_dump_json(indent=1)
 
 
-async def listed(services: Services) -> list[Resource]:
+async def listed(workspace: Workspace, runs: Supervisor) -> list[Resource]:
     """What there is now, newest first, at most 50 of each kind."""
-    return await anyio.to_thread.run_sync(_listed, services)
+    return await anyio.to_thread.run_sync(_listed, workspace, runs)
 
 
-def _listed(services: Services) -> list[Resource]:
-    workspace = services.workspace
+def _listed(workspace: Workspace, supervisor: Supervisor) -> list[Resource]:
     try:
         datasets = DatasetStore(workspace).page(LISTED)[0]
-        runs = services.runs.store.page(kind=None, state=None, limit=LISTED, before=None)[0]
+        runs = supervisor.store.page(kind=None, state=None, limit=LISTED, before=None)[0]
         models = ModelStore(workspace).page(LISTED)[0]
         comparisons = ComparisonStore(workspace).page(LISTED)[0]
     except UserError as error:

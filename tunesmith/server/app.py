@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import Resource
 
 import tunesmith
@@ -36,8 +37,14 @@ class TunesmithServer(MCPServer[Any]):
 
     services: Services
 
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        known = [tool.name for tool in self._tool_manager.list_tools()]
+        if name not in known:
+            raise ToolError(strict.unknown_tool(name, known))
+        return await super().call_tool(name, arguments, context)
+
     async def list_resources(self) -> list[Resource]:
-        return [*await super().list_resources(), *await views.listed(self.services)]
+        return [*await super().list_resources(), *await views.listed(self.services.workspace, self.services.runs)]
 
 
 def build_services(settings: Settings) -> Services:
@@ -64,7 +71,7 @@ def build_server(settings: Settings) -> TunesmithServer:
         log_level="WARNING",
     )
     server.services = services
-    views.register(server, services)
+    views.register(server, services.workspace, services.runs, services.ollama_host)
     prompts.register(server)
     try:
         services.runs.reconcile_all()

@@ -87,6 +87,13 @@ def explain(error: ValidationError, tool: str, names: list[str]) -> str:
     )
 
 
+def unknown_tool(name: str, known: list[str]) -> str:
+    """The error for a tool that is not there, the nearest one named."""
+    near = difflib.get_close_matches(name, known, n=1)
+    step = f"call {near[0]}" if near else f"use one of {', '.join(known)}"
+    return f"[invalid_argument] There is no tool {name[:60]!r}. Next: {step}."
+
+
 def to_result(result: BaseModel) -> CallToolResult:
     """Structured content and the same as compact JSON text, both within the limit."""
     content = result.model_dump(mode="json", by_alias=True)
@@ -131,12 +138,12 @@ def _shorten_largest(content: Any) -> str | None:
 
 
 def _without_titles(schema: Any) -> Any:
-    """Generated titles repeat the names and cost every model that reads the list."""
+    """Generated titles and null defaults say nothing and cost every model that reads the list."""
     if isinstance(schema, dict):
         return {
             key: _without_titles(value)
             for key, value in schema.items()
-            if not (key == "title" and isinstance(value, str))
+            if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
         }
     if isinstance(schema, list):
         return [_without_titles(entry) for entry in schema]

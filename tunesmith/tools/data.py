@@ -62,7 +62,7 @@ def tools(services: Services) -> list[ToolSpec]:
         source: Annotated[str, Field(max_length=4000, description="File or folder of notes.", examples=["notes"])],
         strategies: Annotated[
             list[Strategy],
-            Field(min_length=1, max_length=6, description="Ways to find pairs.", examples=[["sections"]]),
+            Field(min_length=1, max_length=6, description="Ways to find pairs."),
         ] = ALL_STRATEGIES,
         name: Name = None,
         include: Globs = None,
@@ -115,7 +115,6 @@ def tools(services: Services) -> list[ToolSpec]:
                 min_length=1,
                 max_length=1000,
                 description="{instruction, input?, output, system?} each.",
-                examples=[[{"instruction": "What does E32 mean?", "output": "Water got in."}]],
             ),
         ],
     ) -> Dataset:

@@ -183,7 +183,6 @@ def tools(services: Services) -> list[ToolSpec]:
                 min_length=1,
                 max_length=8,
                 description="{label, model} each.",
-                examples=[[{"label": "base", "model": "embedded"}, {"label": "tuned", "model": "run_…"}]],
             ),
         ],
         questions: Annotated[
@@ -201,8 +200,8 @@ def tools(services: Services) -> list[ToolSpec]:
     ) -> Run:
         """Same questions to several models: scores with intervals and a verdict that may be "no evidence".
 
-        Use this when you want to know whether it was worth it. Example: compare_models(models=[…],
-        dataset_id="ds_…"). Next: read the report.
+        Use this when you want to know whether it was worth it. Example:
+        compare_models(models=[{"label": "tuned", "model": "run_…"}, …], dataset_id="ds_…"). Next: read the report.
         """
         from tunesmith.evaluation.request import check_request, read_request
 

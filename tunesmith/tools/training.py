@@ -58,7 +58,7 @@ def tools(services: Services) -> list[ToolSpec]:
     async def start_training(
         dataset_id: Annotated[str, DATASET],
         base_model: Annotated[str, BASE] = "auto",
-        recipe: Annotated[dict[str, Any] | None, RECIPE] = None,
+        recipe: Annotated[dict[str, Any] | None, Field(description="As in plan_training.")] = None,
         idempotency_key: Annotated[
             str | None, Field(min_length=1, max_length=200, description="A retried call returns the same run.")
         ] = None,
