@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import threading
 
 from tunesmith.runs import process
 from tunesmith.runs.states import FAILED
@@ -12,23 +12,19 @@ from tunesmith.runs.store import RunRow, RunStore
 from tunesmith.workspace import Workspace
 
 
-def launch_queued(workspace: Workspace) -> list[subprocess.Popen[bytes]]:
-    """Start every queued run that has a free slot. Returns the shims, for the caller to reap."""
+def launch_queued(workspace: Workspace) -> None:
+    """Start every queued run that has a free slot."""
     store = RunStore(workspace.database)
-    shims = []
     while (row := store.claim_next()) is not None:
-        shim = _launch(workspace, store, row)
-        if shim is not None:
-            shims.append(shim)
-    return shims
+        _launch(workspace, store, row)
 
 
-def _launch(workspace: Workspace, store: RunStore, row: RunRow) -> subprocess.Popen[bytes] | None:
+def _launch(workspace: Workspace, store: RunStore, row: RunRow) -> None:
     run_dir = workspace.runs / row.run_id
     lock: int | None = None
     try:
         lock = process.take_lock(run_dir)
-        return process.spawn(
+        shim = process.spawn(
             [sys.executable, "-m", "tunesmith.runs.shim", str(run_dir)], run_dir / "log.txt", lock, dict(os.environ)
         )
     except OSError as error:
@@ -41,7 +37,9 @@ def _launch(workspace: Workspace, store: RunStore, row: RunRow) -> subprocess.Po
                 "next": "Check free memory and disk, then start it again.",
             },
         )
-        return None
+    else:
+        # Somebody must collect the shim's exit, or it stays a zombie as long as this process lives.
+        threading.Thread(target=shim.wait, daemon=True).start()
     finally:
         # The shim has its own copy; ours would keep the run "alive" as long as this process lives.
         if lock is not None:

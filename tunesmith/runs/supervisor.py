@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,19 +40,18 @@ class Supervisor:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.store = RunStore(workspace.database)
-        self._shims: list[subprocess.Popen[bytes]] = []
 
     def submit(
         self,
         kind: str,
-        room: str,
+        command: list[str],
         args: dict[str, Any],
         *,
         slot_class: str = "cpu",
         idempotency_key: str | None = None,
         resume_of: str | None = None,
     ) -> str:
-        """Queue a run of `python -m tunesmith.ROOM.worker` and start it if there is room. Returns its id."""
+        """Queue a run of `command RUN_DIR` and start it if a slot is free. Returns its id."""
         run_id = new_id("run")
         run_dir = self.workspace.runs / run_id
         run_dir.mkdir()
@@ -62,7 +59,7 @@ class Supervisor:
             "run_id": run_id,
             "kind": kind,
             "args": args,
-            "command": [sys.executable, "-m", f"tunesmith.{room}.worker"],
+            "command": command,
             "workspace": str(self.workspace.root),
             "roots": [str(root) for root in self.workspace.roots.roots],
             "grace_s": GRACE_S,
@@ -79,9 +76,8 @@ class Supervisor:
         return row.run_id
 
     def launch(self) -> None:
-        """Start what is queued and has a slot; collect shims that have ended."""
-        self._shims = [shim for shim in self._shims if shim.poll() is None]
-        self._shims += launch_queued(self.workspace)
+        """Start what is queued and has a slot."""
+        launch_queued(self.workspace)
 
     def spec(self, run_id: str) -> dict[str, Any]:
         """What the run was asked to do."""

@@ -14,8 +14,8 @@ def register(server: MCPServer) -> None:
         return (
             f"Fine-tune a model on the notes in {source!r}. Call check_gpu, extract_qa, score_dataset; show the user "
             "the findings before clean_dataset. Then split_dataset and plan_training; show the plan before "
-            "start_training. Follow it with get_run. When it has succeeded: diagnose_run, export_gguf, register_ollama, "
-            "compare_models. Say honestly what the comparison says, also when it says no evidence."
+            "start_training. Follow it with get_run. When it has succeeded: diagnose_run, export_gguf, "
+            "register_ollama, compare_models. Say honestly what the comparison says, also when it says no evidence."
         )
 
     @server.prompt(title="Improve a run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from tunesmith.workspace import Workspace
 
 POLL_FIRST_S, POLL_MOST_S = 0.05, 0.5
 
-WAIT = Field(ge=0, le=50, description="Seconds to wait for the end; then the run goes on by itself.", examples=[20])
+WAIT = Field(ge=0, le=50, description="Seconds to wait; then it runs on.", examples=[20])
 LIMIT = Field(ge=1, le=100, description="Entries a page.", examples=[20])
-CURSOR = Field(max_length=200, description="next_cursor of the page before.", examples=["40"])
+CURSOR = Field(max_length=200, description="next_cursor before.", examples=["40"])
 DATASET = Field(max_length=60, description="A dataset.", examples=["ds_abcdefghijkl"])
 RUN = Field(max_length=60, description="A run.", examples=["run_abcdefghijkl"])
 MODEL = Field(
@@ -67,6 +68,7 @@ async def wait_for(services: Services, run_id: str, wait_s: float, **view: Any) 
 
 
 async def start(services: Services, kind: str, room: str, args: dict[str, Any], wait_s: float, **options: Any) -> Run:
-    """Submit a run and wait for it a while."""
-    run_id = await anyio.to_thread.run_sync(lambda: services.runs.submit(kind, room, args, **options))
+    """Submit a run of a room's worker and wait for it a while."""
+    command = [sys.executable, "-m", f"tunesmith.{room}.worker"]
+    run_id = await anyio.to_thread.run_sync(lambda: services.runs.submit(kind, command, args, **options))
     return await wait_for(services, run_id, wait_s)
