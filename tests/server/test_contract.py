@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from mcp import Client
 
-NAMES = set(
-    (
-        "check_gpu extract_qa import_dataset add_examples preview_dataset score_dataset clean_dataset split_dataset "
-        "export_dataset list_datasets plan_training start_training get_run list_runs cancel_run diagnose_run export_gguf "
-        "register_ollama ask_model compare_models list_models"
-    ).split()
-)
+NAMES = {
+    *("check_gpu", "extract_qa", "import_dataset", "add_examples", "preview_dataset", "score_dataset"),
+    *("clean_dataset", "split_dataset", "export_dataset", "list_datasets", "plan_training", "start_training"),
+    *("get_run", "list_runs", "cancel_run", "diagnose_run", "list_models", "export_gguf", "register_ollama"),
+    *("ask_model", "compare_models"),
+}
 DATASET = "ds_abcdefghijkl"
 Drive = Callable[..., Any]
 
