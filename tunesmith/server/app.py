@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import Resource
@@ -82,8 +83,12 @@ def build_server(settings: Settings) -> TunesmithServer:
 
 
 def serve_stdio(settings: Settings) -> None:
-    """Serve one client on standard input and output until it hangs up."""
-    build_server(settings).run("stdio")
+    """Serve one client on standard input and output until it hangs up, politely or not."""
+    server = build_server(settings)
+    try:
+        server.run("stdio")
+    except* (BrokenPipeError, anyio.BrokenResourceError):
+        logger.info("The client went away without closing.")
 
 
 def serve_http(settings: Settings, host: str, port: int) -> None:
