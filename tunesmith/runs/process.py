@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,12 +116,3 @@ def spawn(command: Sequence[str], log: Path, lock: int | None, environment: dict
             pass_fds=() if lock is None else (lock,),
             env={**environment, LOCK_VARIABLE: "" if lock is None else str(lock)},
         )
-
-
-def wait_until(deadline: float, pause_s: float) -> bool:
-    """Sleep one pause unless the monotonic deadline has passed. Returns whether there is time left."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        return False
-    time.sleep(min(pause_s, left))
-    return True

@@ -185,10 +185,9 @@ class RunStore:
         that is just starting keeps its state with the wish noted, and the shim obeys it.
         """
         with self.database.transaction() as connection:
-            for state in (CANCELLING,):
-                if _apply(connection, run_id, state, {}, None):
-                    connection.execute("UPDATE runs SET cancel_requested=1 WHERE run_id=?", (run_id,))
-                    return state
+            if _apply(connection, run_id, CANCELLING, {}, None):
+                connection.execute("UPDATE runs SET cancel_requested=1 WHERE run_id=?", (run_id,))
+                return CANCELLING
             row = connection.execute("SELECT state FROM runs WHERE run_id=?", (run_id,)).fetchone()
             if row["state"] == QUEUED:
                 connection.execute("UPDATE runs SET cancel_requested=1 WHERE run_id=?", (run_id,))
