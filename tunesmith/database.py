@@ -80,6 +80,16 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ) STRICT;
         """,
     ),
+    (
+        "0002_slots_by_run",
+        """
+        ALTER TABLE runs ADD COLUMN slots TEXT NOT NULL DEFAULT '["cpu0", "cpu1"]';
+        UPDATE runs SET slots = '["device0"]' WHERE slot_class = 'device';
+        ALTER TABLE runs DROP COLUMN slot_class;
+        ALTER TABLE runs ADD COLUMN orphaned INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE runs ADD COLUMN request_sha256 TEXT
+        """,
+    ),
 )
 
 
@@ -126,6 +136,7 @@ class Database:
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
+            self._refuse_newer(connection)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             self._migrate(connection)
@@ -139,12 +150,7 @@ class Database:
             return
         connection.execute("BEGIN IMMEDIATE")
         try:
-            done = connection.execute("PRAGMA user_version").fetchone()[0]
-            if done > len(MIGRATIONS):
-                raise StoreTooNew(
-                    f"{self.path} was written by a newer tunesmith (schema {done}, this one knows {len(MIGRATIONS)}).",
-                    next="Upgrade tunesmith, or choose another folder with --workspace.",
-                )
+            done = self._refuse_newer(connection)
             for number, (_name, script) in enumerate(MIGRATIONS[done:], start=done + 1):
                 for statement in script.split(";"):
                     if statement.strip():
@@ -154,6 +160,16 @@ class Database:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+    def _refuse_newer(self, connection: sqlite3.Connection) -> int:
+        """The number of migrations done; an error, before anything is written, when there are more than we know."""
+        done = connection.execute("PRAGMA user_version").fetchone()[0]
+        if done > len(MIGRATIONS):
+            raise StoreTooNew(
+                f"{self.path} was written by a newer tunesmith (schema {done}, this one knows {len(MIGRATIONS)}).",
+                next="Upgrade tunesmith, or choose another folder with --workspace.",
+            )
+        return done
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ message, next}}`. SIGTERM asks it to stop; it saves what it must and ends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -15,17 +16,20 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from tunesmith.errors import MissingExtra, OutOfMemory, UserError
+from tunesmith.errors import DiskFull, MissingExtra, OutOfMemory, UserError
 from tunesmith.files import raise_if_disk_full, write_atomic
 from tunesmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 EXIT_FAILED = 1
 EXIT_CANCELLED = 75  # EX_TEMPFAIL: ended early because it was asked to
 PROGRESS_INTERVAL_S = 0.2
+RESERVE = "reserve"  # a file in the run's folder that is given up to write down that the disk is full
+RESERVE_BYTES = 128 * 1024
 
 
 class Cancelled(BaseException):
@@ -101,23 +105,33 @@ def run_worker(handlers: Mapping[str, Callable[[Work], BaseModel | dict[str, Any
 def _perform(work: Work, handler: Callable[[Work], BaseModel | dict[str, Any]]) -> int:
     try:
         result = handler(work)
+        content = result if isinstance(result, dict) else result.model_dump(mode="json")
+        write_atomic(work.run_dir / "result.json", json.dumps({"result": content}))
     except Cancelled:
-        print("Stopped because it was asked to.", flush=True)
+        _say("Stopped because it was asked to.")
         return EXIT_CANCELLED
     except UserError as error:
-        print(error, flush=True)
+        _say(str(error))
         return _leave_error(work, error)
     except Exception as error:  # noqa: BLE001 - the process ends here: every failure becomes the run's error, traceback in the log
-        traceback.print_exc()
+        _say(traceback.format_exc())
         return _leave_error(work, _as_user_error(error, work.run_dir))
-    content = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-    write_atomic(work.run_dir / "result.json", json.dumps({"result": content}, ensure_ascii=False))
     return 0
 
 
 def _leave_error(work: Work, error: UserError) -> int:
-    write_atomic(work.run_dir / "result.json", json.dumps({"error": error.as_record()}, ensure_ascii=False))
+    content = json.dumps({"error": error.as_record()})
+    try:
+        write_atomic(work.run_dir / "result.json", content)
+    except DiskFull:
+        (work.run_dir / RESERVE).unlink(missing_ok=True)
+        write_atomic(work.run_dir / "result.json", content)
     return EXIT_FAILED
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        print(text, flush=True)
 
 
 def _as_user_error(error: Exception, run_dir: Path) -> UserError:
@@ -149,4 +163,5 @@ def _as_user_error(error: Exception, run_dir: Path) -> UserError:
 def _append(path: Path, record: dict[str, Any]) -> None:
     # One write call a line: a reader never sees two half lines mixed, at worst one half line at the end.
     with path.open("ab") as file:
-        file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+        # ASCII: a lone surrogate out of somebody's file has no UTF-8.
+        file.write(json.dumps(record).encode("ascii") + b"\n")

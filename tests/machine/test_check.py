@@ -90,6 +90,9 @@ class FakeNvml:
             raise self.NVMLError("GPU is lost")
         return card["name"]
 
+    def nvmlDeviceGetUUID(self, card: dict[str, Any]) -> str:
+        return f"GPU-{self.cards.index(card)}"
+
     def nvmlDeviceGetCudaComputeCapability(self, card: dict[str, Any]) -> tuple[int, int]:
         return card["capability"]
 

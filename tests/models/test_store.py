@@ -29,7 +29,7 @@ def add_run(workspace: Workspace, *, kind: str = "train", state: str = "succeede
     run_id = new_id("run")
     with workspace.database.transaction() as connection:
         connection.execute(
-            "INSERT INTO runs (run_id, kind, state, slot_class, created_at) VALUES (?, ?, ?, 'cpu', 'now')",
+            "INSERT INTO runs (run_id, kind, state, created_at) VALUES (?, ?, ?, 'now')",
             (run_id, kind, state),
         )
     return run_id

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,24 @@ import pytest
 
 from tunesmith.data.records import Message, Row, Source
 from tunesmith.data.store import DatasetStore
-from tunesmith.workspace import Workspace
+from tunesmith.models.store import ModelStore
+from tunesmith.training.planning import plan, start_arguments
+from tunesmith.training.recipe import parse_options
+from tunesmith.workspace import Workspace, new_id
 
 BUILDER = Path(__file__).with_name("tiny_model.py")
+# A short run that looks and saves often, with dropout, so that the state of the random numbers matters.
+RESUMABLE = {
+    "epochs": 8,
+    "batch_size": 4,
+    "gradient_accumulation": 2,
+    "learning_rate": 0.01,
+    "dropout": 0.1,
+    "rank": 4,
+    "eval_steps": 5,
+    "save_steps": 2,
+    "early_stopping_patience": 100,
+}
 COLOURS = ("red", "green", "blue", "amber", "violet", "grey")
 
 
@@ -59,8 +75,10 @@ def start_worker(workspace: Workspace) -> Callable[..., tuple[subprocess.Popen[b
     """Start the real worker process on arguments; returns it and its run folder."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(args: dict[str, Any], **environment: str) -> tuple[subprocess.Popen[bytes], Path]:
-        run_id = "run_" + "abcdefghijkl"[len(started) :].ljust(12, "a")
+    def start(
+        args: dict[str, Any], before: Callable[[Path], Any] | None = None, **environment: str
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        run_id = new_id("run")
         run_dir = workspace.runs / run_id
         run_dir.mkdir()
         spec = {
@@ -71,12 +89,16 @@ def start_worker(workspace: Workspace) -> Callable[..., tuple[subprocess.Popen[b
             "roots": [str(root) for root in workspace.roots.roots],
         }
         (run_dir / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        if before is not None:
+            before(run_dir)
         with (run_dir / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tunesmith.training.worker", str(run_dir)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **environment},
+                # Without AVX-512 the products in bfloat16 are slow beyond doubt: two runs that are compared never
+                # measure differently which number format is the faster.
+                env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", **environment},
             )
         started.append(process)
         return process, run_dir
@@ -99,3 +121,49 @@ def outcome(process: subprocess.Popen[bytes], run_dir: Path) -> dict[str, Any]:
 def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def arguments_for(workspace: Workspace, dataset_id: str, base: Path, **changed: Any) -> dict[str, Any]:
+    """Arguments of a worker for a short run that can be resumed."""
+    return start_arguments(plan(workspace, dataset_id, str(base), parse_options({**RESUMABLE, **changed})))
+
+
+def wait_until(process: subprocess.Popen[bytes], run_dir: Path, condition: Callable[[], Any]) -> None:
+    """Until the condition holds. Fails when the worker ends before, with its log."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, (run_dir / "log.txt").read_text(encoding="utf-8", errors="replace")[-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
+    """Until the training loss of that optimizer step was written."""
+    path = run_dir / "metrics.jsonl"
+    mark = f'"step": {step},'
+    wait_until(process, run_dir, lambda: path.is_file() and mark in path.read_text(encoding="utf-8"))
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait(timeout=30)
+
+
+def adapter_of(workspace: Workspace, result: dict[str, Any]) -> dict[str, Any]:
+    """The weights of the model a run made, by name, as numpy arrays."""
+    from safetensors.numpy import load_file
+
+    folder = ModelStore(workspace).folder(result["model_id"])
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Between two adapters, over all their numbers."""
+    assert one.keys() == other.keys()
+    return max(float(abs(one[name] - other[name]).max()) for name in one)
+
+
+def curve_of(run_dir: Path) -> dict[str, Any]:
+    """The run's losses by step and kind, in the order they were written; comparable with pytest.approx."""
+    kinds = ("loss", "eval_loss")
+    return {f"{kind} {line['step']}": line[kind] for line in metrics_of(run_dir) for kind in kinds if line[kind]}

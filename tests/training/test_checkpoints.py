@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tunesmith.training import checkpoints
+from tunesmith import checkpoints
 
 
 def make(root, step, *, seal=True):

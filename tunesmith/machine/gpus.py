@@ -140,13 +140,18 @@ def _gpu(nvml: Any, index: int) -> Gpu:
         total, free = shared.total, shared.available
     return Gpu(
         index=index,
-        name=name.decode() if isinstance(name, bytes) else str(name),
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(name),
         compute_capability=f"{major}.{minor}",
         total_gib=round(total / GIB, 2),
         free_gib=round(free / GIB, 2),
         bf16=major >= 8,
         processes=_processes(nvml, handle),
     )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _processes(nvml: Any, handle: Any) -> list[GpuProcess]:

@@ -33,6 +33,7 @@ class Gpu(Record):
     """One NVIDIA card as its driver sees it, or Apple's GPU."""
 
     index: int = Field(description="The number CUDA gives it when no variable reorders the cards.")
+    uuid: str | None = Field(default=None, description="The driver's name for it, which no variable changes.")
     name: str
     compute_capability: str | None = Field(description="For example 8.9; null for Apple.")
     total_gib: float = Field(description="Memory in GiB; for Apple that of the whole machine, which the GPU shares.")

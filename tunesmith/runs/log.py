@@ -1,97 +1,141 @@
-"""Reading a run's log and metrics: bounded, clean, without secrets."""
+"""Reading a run's log in bounded pieces: clean, without secrets, in the same time and memory however large it is."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
+
+from tunesmith.runs.plain_text import clean, redact_open, unbreakable
 
 READ_LIMIT = 32 * 1024
+CONTEXT = 4096  # bytes around a cut that are looked at, so that no key is shown in two halves
 LINE_LIMIT = 400
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SECRETS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})"
-    r"|(?i:(?<=bearer )[A-Za-z0-9._-]{12,})"
-)
+TAIL_CHARACTERS = 6000
 
 
-def read_bytes(path: Path, offset: int | None = None) -> tuple[str, int, int]:
-    """At most 32 KiB of a log as clean text.
+@dataclass(frozen=True)
+class Piece:
+    """A part of a log.
+
+    Attributes:
+        text: clean text, at most 32 KiB of UTF-8.
+        start, end: the bytes it was made of; `end` is where to go on.
+        size: bytes of the log now.
+        cut_line: its first line began before `start`.
+    """
+
+    text: str
+    start: int
+    end: int
+    size: int
+    cut_line: bool
+
+
+def read(path: Path, offset: int | None = None, *, finished: bool = False) -> Piece:
+    """At most 32 KiB of a log. Reading on from `end` again and again gives all of it, no line lost or doubled.
+
+    A piece ends at the end of a line if there is one within reach, and never inside a character, a terminal code or a
+    key of a known kind (up to 4 KiB long). A line that is still being written is left for the next read.
 
     Args:
-        offset: byte to read from; None for the end of the file.
-
-    Returns:
-        The text, the byte to go on from, the file's size. Memory does not depend on the size.
+        offset: byte to read from; None for the end of the log, from the beginning of a line.
+        finished: whether nothing more will be written, so that an unfinished last line is read too.
     """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = max(0, size - READ_LIMIT) if offset is None else min(max(0, offset), size)
-            file.seek(start)
-            content = file.read(READ_LIMIT)
+            limit = READ_LIMIT
+            while True:
+                piece = _piece(file, size, offset, limit, finished)
+                if len(piece.text.encode()) <= READ_LIMIT:
+                    return piece
+                limit //= 2  # what is not text takes up to three times the room when it is shown
     except FileNotFoundError:
-        return "", 0, 0
-    return clean(content.decode("utf-8", errors="replace")), start + len(content), size
+        return Piece("", 0, 0, 0, False)
+
+
+def before(path: Path, byte: int) -> int:
+    """Where to read from to get the 32 KiB before `byte`: the beginning of a line where there is one."""
+    start = byte - READ_LIMIT
+    if start <= 0:
+        return 0
+    with path.open("rb") as file:
+        file.seek(start - 1)
+        raw = file.read(READ_LIMIT + 1).decode("latin-1")
+    return start - 1 + _begin(raw, 1, len(raw), at_line=True)
+
+
+def _piece(file: IO[bytes], size: int, offset: int | None, limit: int, finished: bool) -> Piece:
+    start = max(0, size - limit) if offset is None else min(offset, size)
+    first = max(0, start - CONTEXT)
+    file.seek(first)
+    raw = file.read(start - first + limit + CONTEXT).decode("latin-1")  # one character a byte
+    size = max(size, first + len(raw))  # it may have grown since
+    begin, stop = min(start - first, len(raw)), min(start - first + limit, len(raw))
+    if start > 0:
+        begin = _begin(raw, begin, stop, at_line=offset is None)
+    end = _end(raw, begin, stop, more=size - first - stop, finished=finished)
+    text = clean(raw[begin:end].encode("latin-1").decode("utf-8", errors="replace"))
+    if raw[begin:end].endswith("\r") and text and not text.endswith("\n"):
+        text += "\n"  # a state of a progress line that goes on
+    cut_line = first + begin > 0 and raw[begin - 1 : begin] not in ("\n", "\r")
+    return Piece(text, first + begin, first + end, size, cut_line)
+
+
+def _begin(raw: str, begin: int, stop: int, *, at_line: bool) -> int:
+    """Where a piece from `begin` (1 or more) starts: not inside what must not be torn; with `at_line`, at a line."""
+    if at_line:
+        line = raw.find("\n", begin - 1, stop - 1)
+        line = line if line != -1 else raw.find("\r", begin - 1, stop - 2)
+        if line != -1:
+            return line + 1
+    torn = unbreakable(raw, begin, CONTEXT)
+    return min(torn[1], stop) if torn else begin
+
+
+def _end(raw: str, begin: int, stop: int, *, more: int, finished: bool) -> int:
+    """Where a piece that begins at `begin` and may go up to `stop` ends; `more` bytes of the log come after `stop`."""
+    if finished and not more:
+        return stop
+    line = raw.rfind("\n", begin, stop) + 1
+    state = raw.rfind("\r", begin, min(stop, len(raw) - 1)) + 1  # what follows is known not to be the rest of \r\n
+    if raw[state : state + 1] == "\n":
+        state = 0
+    if not more:
+        return max(line, state, begin)
+    if line or state:
+        return line or state
+    if not finished and more < CONTEXT:
+        return begin  # a key may be half written behind `stop`
+    position = stop
+    while (torn := unbreakable(raw, position, CONTEXT)) and torn[0] > begin:
+        position = torn[0]
+    return position
 
 
 def tail(path: Path, lines: int) -> tuple[list[str], int]:
-    """The last lines, each at most 400 characters, and how many earlier ones the last 32 KiB held."""
-    text, _, _ = read_bytes(path)
-    found = [_shorten(line) for line in text.splitlines() if line.strip()]
-    shown = found[-lines:] if lines else []
-    return shown, len(found) - len(shown)
+    """The last lines that are not blank, and how many earlier ones were left out.
+
+    Lines are cut at 400 characters and the whole at 6,000. Only the last 32 KiB are counted: when more lies before
+    them, that is one line more, so that the number is 0 only if nothing was left out.
+    """
+    piece = read(path, finished=True)
+    text = piece.text if piece.text.endswith("\n") else redact_open(piece.text)
+    found = [line for line in text.split("\n") if line and not line.isspace()]
+    shown: list[str] = []
+    room = TAIL_CHARACTERS
+    for number in range(len(found) - 1, max(-1, len(found) - 1 - lines), -1):
+        line = _shorten(found[number], cut=piece.cut_line and number == 0)
+        room -= len(line)
+        if room < 0:
+            break
+        shown.insert(0, line)
+    return shown, len(found) - len(shown) + (piece.start > 0)
 
 
-def clean(text: str) -> str:
-    """Without ANSI codes, control characters, overwritten progress lines and known kinds of keys."""
-    lines = _ANSI.sub("", text).replace("\r\n", "\n").split("\n")
-    plain = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
-    return _SECRETS.sub("[redacted]", _CONTROL.sub("", plain))
-
-
-def last_record(path: Path) -> dict[str, Any] | None:
-    """The last whole JSON line of a file; a half line at its end is skipped."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - 8192))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        record = _parse(line)
-        if record is not None:
-            return record
-    return None
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """Every whole JSON line of a file; damaged lines are skipped."""
-    try:
-        with path.open("rb") as file:
-            return [record for line in file if (record := _parse(line)) is not None]
-    except FileNotFoundError:
-        return []
-
-
-def thin(points: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` points, evenly spaced, the first and the last among them."""
-    if len(points) <= limit:
-        return points
-    return [points[round(number * (len(points) - 1) / (limit - 1))] for number in range(limit)]
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _shorten(line: str) -> str:
+def _shorten(line: str, *, cut: bool) -> str:
+    if cut:
+        return f"(more than {READ_LIMIT // 1024} KiB of this line before) … {line[-LINE_LIMIT:]}"
     return line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]} … ({len(line) - LINE_LIMIT} characters more)"

@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-LOCK_VARIABLE = "TUNESMITH_LOCK_FD"
-LOCK_NAME = "alive.lock"
-_START_TOLERANCE_S = 1.0
+ALIVE, SHIM = "alive.lock", "shim.lock"  # held while any process of a run lives; held by the one that supervises it
+ALIVE_VARIABLE, SHIM_VARIABLE = "TUNESMITH_LOCK_FD", "TUNESMITH_SHIM_LOCK_FD"
+RUN_VARIABLE = "TUNESMITH_RUN_ID"  # in the environment of a worker and of whatever it starts
+_START_TOLERANCE_S = 0.02 if sys.platform.startswith("linux") else 1.0  # a kernel tick is 0.01 s
 
 if sys.platform != "win32":
     import fcntl
@@ -28,15 +30,20 @@ def boot_id() -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, str(round(psutil.boot_time()))))
 
 
-def take_lock(run_dir: Path) -> int | None:
-    """Take the run's lock; the descriptor is handed to every process of the run.
+def uptime_s() -> float:
+    """Seconds on a clock that all processes share and nobody can set. Starts anew at a boot."""
+    return time.monotonic()
+
+
+def take_lock(run_dir: Path, name: str) -> int | None:
+    """Take one of a run's locks; the descriptor is handed to the processes that are to hold it.
 
     The kernel frees it when the last of them is gone, however it died. Returns
     None where the platform has no flock; raises `BlockingIOError` when it is held.
     """
     if sys.platform == "win32":
         return None
-    descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(run_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -45,12 +52,12 @@ def take_lock(run_dir: Path) -> int | None:
     return descriptor
 
 
-def is_locked(run_dir: Path) -> bool | None:
-    """Whether some process of the run lives. None where the platform cannot tell."""
+def is_locked(run_dir: Path, name: str) -> bool | None:
+    """Whether a lock of a run is held. None where the platform cannot tell."""
     if sys.platform == "win32":
         return None
     try:
-        descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(run_dir / name, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -62,13 +69,27 @@ def is_locked(run_dir: Path) -> bool | None:
     return False
 
 
+def inherited_lock(variable: str) -> int | None:
+    """The descriptor of a lock that this process was started with."""
+    text = os.environ.get(variable)
+    return int(text) if text else None
+
+
 def started_at(pid: int) -> float | None:
-    """When a process started (seconds since the epoch), or None if it is gone or a zombie."""
+    """When a process started, or None if it is gone or a zombie.
+
+    On Linux in seconds since the boot, as the kernel keeps it: the time of day would move when the clock is set.
+    """
+    if sys.platform.startswith("linux"):
+        try:
+            # After the command in brackets, which may hold anything: state is the first field, the start the twentieth.
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in (b"Z", b"X") else int(fields[19]) / os.sysconf("SC_CLK_TCK")
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.create_time()
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
 
@@ -104,8 +125,36 @@ def kill_group(leader: int) -> None:
         return
 
 
-def spawn(command: Sequence[str], log: Path, lock: int | None, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, its output appended to `log`, holding the run's lock."""
+def processes_of(run_id: str) -> list[psutil.Process]:
+    """The processes that a run's worker is and started, known by their environment, whatever group they are in."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(RUN_VARIABLE) == run_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
+            continue
+    return found
+
+
+def kill_run(run_id: str) -> None:
+    """SIGKILL what is left of a run's worker and of whatever it started."""
+    for process in processes_of(run_id):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def spawn(
+    command: Sequence[str], log: Path, locks: Mapping[str, int | None], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, its output appended to `log`, holding the given locks.
+
+    Args:
+        locks: the variable by which the process finds a lock's descriptor, and the descriptor.
+    """
+    named = {variable: "" if lock is None else str(lock) for variable, lock in locks.items()}
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -113,6 +162,6 @@ def spawn(command: Sequence[str], log: Path, lock: int | None, environment: dict
             stdout=output,
             stderr=output,
             start_new_session=True,
-            pass_fds=() if lock is None else (lock,),
-            env={**environment, LOCK_VARIABLE: "" if lock is None else str(lock)},
+            pass_fds=[lock for lock in locks.values() if lock is not None],
+            env={**environment, **named},
         )

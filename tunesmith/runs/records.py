@@ -46,10 +46,16 @@ class Run(Record):
     error: RunError | None = Field(description="Present when it failed or was lost.")
     log_tail: list[str] = Field(description="Last lines of the log.")
     log_lines_left_out: int | None = Field(
-        default=None, description="Earlier lines not shown here, as far as the last 32 KiB tell; null when none."
+        default=None, description="At least so many earlier lines are not shown; null when none."
     )
     metrics: list[dict[str, Any]] | None = Field(default=None, description="Training only: at most 50 points.")
+    checkpoint_step: int | None = Field(
+        default=None, description="Training only: step of the newest whole checkpoint, from which resume_run goes on."
+    )
     resume_of: str | None = Field(default=None, description="The run this one continues.")
+    orphaned: bool = Field(
+        default=False, description="Whether the process that supervised it was killed and another took over."
+    )
     forced: bool = Field(default=False, description="Whether it had to be killed.")
     resources: list[str] = Field(description="URIs to read more.")
     next: str = Field(description="What to call next.")

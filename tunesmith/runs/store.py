@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from tunesmith.database import Database
 from tunesmith.errors import InvalidArgument, NotFound
-from tunesmith.runs.states import ACTIVE, CANCELLED, CANCELLING, QUEUED, STARTING, may_become
+from tunesmith.runs import process
+from tunesmith.runs.states import ACTIVE, CANCELLED, CANCELLING, QUEUED, RUNNING, STARTING, TERMINAL, may_become
 
 SPAWN_DEADLINE_S = 60.0
-# A class of work and the slots it may run in. One device run at a time: two trainings would share one card's memory.
-SLOTS: dict[str, tuple[str, ...]] = {"device": ("device0",), "cpu": ("cpu0", "cpu1")}
+CPU_SLOTS = ("cpu0", "cpu1")
 COLUMNS = frozenset(
     {
         "slot",
@@ -25,6 +25,7 @@ COLUMNS = frozenset(
         "shim_started",
         "worker_pid",
         "worker_started",
+        "orphaned",
         "forced",
         "exit_code",
     }
@@ -33,13 +34,17 @@ COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as the database has it. Times are ISO 8601 UTC; `seq` is the order of creation."""
+    """A run as the database has it.
+
+    Times are ISO 8601 UTC; `seq` is the order of creation; `slots` are those it may run in, `slot` the one it has.
+    `spawn_deadline` is on the clock of `process.uptime_s` in the boot of `boot_id`.
+    """
 
     seq: int
     run_id: str
     kind: str
     state: str
-    slot_class: str
+    slots: tuple[str, ...]
     slot: str | None
     resume_of: str | None
     created_at: str
@@ -52,8 +57,10 @@ class RunRow:
     worker_pid: int | None
     worker_started: float | None
     cancel_requested: bool
+    orphaned: bool
     forced: bool
     exit_code: int | None
+    request_sha256: str | None
     error: dict[str, Any] | None
 
 
@@ -63,7 +70,9 @@ def utc_now() -> str:
 
 def _row(row: sqlite3.Row) -> RunRow:
     values = {name: row[name] for name in RunRow.__dataclass_fields__}
-    values["cancel_requested"], values["forced"] = bool(values["cancel_requested"]), bool(values["forced"])
+    for name in ("cancel_requested", "orphaned", "forced"):
+        values[name] = bool(values[name])
+    values["slots"] = tuple(json.loads(values["slots"]))
     values["error"] = json.loads(values["error"]) if values["error"] else None
     return RunRow(**values)
 
@@ -75,7 +84,14 @@ class RunStore:
         self.database = database
 
     def insert(
-        self, run_id: str, kind: str, slot_class: str, *, idempotency_key: str | None, resume_of: str | None
+        self,
+        run_id: str,
+        kind: str,
+        slots: Sequence[str],
+        *,
+        idempotency_key: str | None = None,
+        request_sha256: str | None = None,
+        resume_of: str | None = None,
     ) -> RunRow:
         """Queue a run. With an idempotency key that is already taken, the run that has it is returned."""
         with self.database.transaction() as connection:
@@ -84,9 +100,9 @@ class RunStore:
                 if taken:
                     return _row(taken)
             connection.execute(
-                "INSERT INTO runs(run_id, kind, state, slot_class, idempotency_key, resume_of, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (run_id, kind, QUEUED, slot_class, idempotency_key, resume_of, utc_now()),
+                "INSERT INTO runs(run_id, kind, state, slots, idempotency_key, request_sha256, resume_of, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (run_id, kind, QUEUED, json.dumps(slots), idempotency_key, request_sha256, resume_of, utc_now()),
             )
             _event(connection, run_id, None, QUEUED, None)
             return _row(connection.execute("SELECT * FROM runs WHERE run_id=?", (run_id,)).fetchone())
@@ -97,6 +113,15 @@ class RunStore:
         if not rows:
             raise NotFound(f"There is no run {run_id}.", next="Call list_runs to see the runs there are.")
         return _row(rows[0])
+
+    def with_key(self, idempotency_key: str) -> RunRow | None:
+        """The run that was started with this key."""
+        rows = self.database.read("SELECT * FROM runs WHERE idempotency_key=?", (idempotency_key,))
+        return _row(rows[0]) if rows else None
+
+    def ids(self) -> set[str]:
+        """Every run there is."""
+        return {row[0] for row in self.database.read("SELECT run_id FROM runs")}
 
     def page(
         self, *, kind: str | None, state: str | None, limit: int, before: int | None
@@ -131,37 +156,62 @@ class RunStore:
         rows = self.database.read("SELECT state_before, state_after FROM events WHERE run_id=? ORDER BY seq", (run_id,))
         return [(row[0], row[1]) for row in rows]
 
-    def queue_ahead(self, row: RunRow) -> list[str]:
-        """Ids of the runs a queued run waits for: active ones of its class and older queued ones."""
-        rows = self.database.read(
-            "SELECT run_id FROM runs WHERE slot_class=? AND (state IN (?, ?, ?) OR (state=? AND seq<?)) ORDER BY seq",
-            (row.slot_class, *ACTIVE, QUEUED, row.seq),
-        )
-        return [found[0] for found in rows]
+    def queued(self) -> list[RunRow]:
+        """Runs that wait, oldest first."""
+        return [_row(row) for row in self.database.read("SELECT * FROM runs WHERE state=? ORDER BY seq", (QUEUED,))]
+
+    def queue(self) -> list[RunRow]:
+        """What runs, then what waits, oldest first: what a queued run may be waiting for."""
+        return [*self.active(), *self.queued()]
 
     def claim_next(self) -> RunRow | None:
         """Take the oldest queued run that has a free slot; it becomes `starting`. None if there is none.
 
         Two claimers never get the same run: one write transaction, and a unique index on the slot.
         """
+        # Looked at first without the write lock: readers ask this all the time, and mostly there is nothing to take.
+        if self._first_with_a_slot() is None:
+            return None
         with self.database.transaction() as connection:
-            marks = ",".join("?" * len(ACTIVE))
-            taken = {
-                row[0]
-                for row in connection.execute(f"SELECT slot FROM runs WHERE state IN ({marks})", ACTIVE).fetchall()
-            }
-            for row in connection.execute("SELECT * FROM runs WHERE state=? ORDER BY seq", (QUEUED,)):
-                free = [slot for slot in SLOTS[row["slot_class"]] if slot not in taken]
-                if free:
-                    _apply(
-                        connection,
-                        row["run_id"],
-                        STARTING,
-                        {"slot": free[0], "spawn_deadline": time.time() + SPAWN_DEADLINE_S},
-                        None,
-                    )
-                    return _row(connection.execute("SELECT * FROM runs WHERE seq=?", (row["seq"],)).fetchone())
-        return None
+            found = self._first_with_a_slot()
+            if found is None:
+                return None
+            run_id, slot = found
+            deadline = process.uptime_s() + SPAWN_DEADLINE_S
+            columns = {"slot": slot, "spawn_deadline": deadline, "boot_id": process.boot_id()}
+            _apply(connection, run_id, STARTING, columns, None)
+            return self.get(run_id)
+
+    def _first_with_a_slot(self) -> tuple[str, str] | None:
+        taken = {row.slot for row in self.active()}
+        # One look for each set of slots: a long queue for a card that is busy is not gone through row by row.
+        waiting = self.database.read(
+            "SELECT slots, MIN(seq) AS first, run_id FROM runs WHERE state=? GROUP BY slots ORDER BY first", (QUEUED,)
+        )
+        return next(
+            ((row["run_id"], slot) for row in waiting for slot in json.loads(row["slots"]) if slot not in taken), None
+        )
+
+    def begin(self, run_id: str, **columns: Any) -> bool:
+        """Let a starting run run, or end it if it was cancelled meanwhile. Returns whether it may run."""
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT cancel_requested FROM runs WHERE run_id=?", (run_id,)).fetchone()
+            if row is not None and row["cancel_requested"]:
+                _apply(connection, run_id, CANCELLED, {}, None)
+                return False
+            return _apply(connection, run_id, RUNNING, columns, None)
+
+    def conclude(self, run_id: str, judge: Callable[[bool], tuple[str, dict[str, Any] | None]], **columns: Any) -> bool:
+        """End an active run. Returns whether it moved.
+
+        Args:
+            judge: whether the run was asked to end → its final state and error. Asked within the transaction: a wish
+                that came a moment earlier is heard, and one that comes later finds a run that has ended.
+        """
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT cancel_requested FROM runs WHERE run_id=?", (run_id,)).fetchone()
+            state, error = judge(bool(row["cancel_requested"]))
+            return _apply(connection, run_id, state, columns, error)
 
     def transition(self, run_id: str, state: str, *, error: dict[str, Any] | None = None, **columns: Any) -> bool:
         """Move a run to `state` if that step is legal from where it is. Returns whether it moved."""
@@ -203,16 +253,18 @@ def _apply(
 ) -> bool:
     _check_columns(columns)
     origins = may_become(state)
-    before = connection.execute("SELECT state FROM runs WHERE run_id=?", (run_id,)).fetchone()
+    before = connection.execute("SELECT * FROM runs WHERE run_id=?", (run_id,)).fetchone()
     if before is None or before["state"] not in origins:
         return False
     values: dict[str, Any] = {"state": state, **columns}
     if error is not None:
         values["error"] = json.dumps(error, ensure_ascii=False)
-    if state == "running":
-        values["started_at"] = utc_now()
-    elif state not in (*ACTIVE, QUEUED):
-        values["finished_at"] = utc_now()
+    # A clock that was set back must not make a run end before it began.
+    now = max(utc_now(), before["started_at"] or before["created_at"])
+    if state == RUNNING:
+        values["started_at"] = now
+    elif state in TERMINAL:
+        values["finished_at"] = now
     names = ", ".join(f"{name}=?" for name in values)
     marks = ",".join("?" * len(origins))
     moved = connection.execute(

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import Conflict, InvalidArgument
-from tunesmith.files import write_atomic
-from tunesmith.runs import log, process
-from tunesmith.runs.launcher import launch_queued
-from tunesmith.runs.outcome import judge, read_json, read_result
-from tunesmith.runs.records import Progress, Run, RunError
-from tunesmith.runs.states import (
-    ACTIVE,
-    CANCELLED,
-    CANCELLING,
-    FAILED,
-    LOST,
-    QUEUED,
-    STARTING,
-    STATES,
-    SUCCEEDED,
-    TERMINAL,
-)
-from tunesmith.runs.store import RunRow, RunStore
+from tunesmith.errors import Conflict, InvalidArgument, StoreBusy
+from tunesmith.files import TEMPORARY_PREFIX, write_atomic
+from tunesmith.runs import process
+from tunesmith.runs.describing import describe
+from tunesmith.runs.launcher import adopt, launch_queued
+from tunesmith.runs.outcome import judge, read_json
+from tunesmith.runs.records import Run
+from tunesmith.runs.states import ACTIVE, CANCELLED, FAILED, QUEUED, STARTING, STATES, TERMINAL
+from tunesmith.runs.store import CPU_SLOTS, RunRow, RunStore
+from tunesmith.work import RESERVE, RESERVE_BYTES
 from tunesmith.workspace import Workspace, check_id, new_id
 
+logger = logging.getLogger(__name__)
+
 GRACE_S = 120.0
-METRIC_POINTS = 50
+ABANDONED_S = 3600.0
 
 
 class Supervisor:
@@ -47,33 +44,69 @@ class Supervisor:
         command: list[str],
         args: dict[str, Any],
         *,
-        slot_class: str = "cpu",
+        slots: Sequence[str] = CPU_SLOTS,
+        environment: Mapping[str, Mapping[str, str]] | None = None,
         idempotency_key: str | None = None,
+        request: Mapping[str, Any] | None = None,
         resume_of: str | None = None,
     ) -> str:
-        """Queue a run of `command RUN_DIR` and start it if a slot is free. Returns its id."""
+        """Queue a run of `command RUN_DIR` and start it if a slot is free. Returns its id.
+
+        Args:
+            slots: it waits for one of these; a slot holds one run at a time.
+            environment: variables for the worker, by the slot it got.
+            idempotency_key: a second call with the same key returns the run of the first.
+            request: what the caller asked for, in his words; a key that comes with another request is refused.
+
+        Raises:
+            Conflict: the key was used for another request.
+        """
+        digest = None
+        if request is not None:
+            digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        taken = self.store.with_key(idempotency_key) if idempotency_key is not None else None
+        row = taken or self._queue(
+            kind,
+            slots,
+            {"command": command, "args": args, "environment": environment or {}},
+            idempotency_key=idempotency_key,
+            request_sha256=digest,
+            resume_of=resume_of,
+        )
+        if row.request_sha256 != digest:
+            raise Conflict(
+                f"idempotency_key {idempotency_key!r} belongs to {row.run_id}, which was asked for something else.",
+                next="Use another key, or leave it out.",
+            )
+        try:
+            self.launch()
+        except StoreBusy as error:
+            # It is in the queue: an error here would make the caller start it twice.
+            logger.warning("%s is queued and not started yet: %s", row.run_id, error)
+        return row.run_id
+
+    def _queue(self, kind: str, slots: Sequence[str], job: dict[str, Any], **columns: str | None) -> RunRow:
+        """The new run, or the one that took the same key a moment earlier."""
         run_id = new_id("run")
         run_dir = self.workspace.runs / run_id
-        run_dir.mkdir()
         spec = {
             "run_id": run_id,
             "kind": kind,
-            "args": args,
-            "command": command,
+            **job,
             "workspace": str(self.workspace.root),
             "roots": [str(root) for root in self.workspace.roots.roots],
             "grace_s": GRACE_S,
         }
+        kept = False
         try:
             write_atomic(run_dir / "spec.json", json.dumps(spec, ensure_ascii=False))
-            row = self.store.insert(run_id, kind, slot_class, idempotency_key=idempotency_key, resume_of=resume_of)
-        except BaseException:
-            shutil.rmtree(run_dir, ignore_errors=True)
-            raise
-        if row.run_id != run_id:
-            shutil.rmtree(run_dir, ignore_errors=True)
-        self.launch()
-        return row.run_id
+            write_atomic(run_dir / RESERVE, os.urandom(RESERVE_BYTES))
+            row = self.store.insert(run_id, kind, slots, **columns)
+            kept = row.run_id == run_id
+        finally:
+            if not kept:
+                shutil.rmtree(run_dir, ignore_errors=True)
+        return row
 
     def launch(self) -> None:
         """Start what is queued and has a slot."""
@@ -93,16 +126,28 @@ class Supervisor:
             InvalidArgument, NotFound: a malformed or an unknown id.
         """
         row = self.store.get(check_id("run", run_id))
-        if row.state in ACTIVE and self._reconcile(row):
-            self.launch()
-            row = self.store.get(run_id)
-        return row
+        if row.state in TERMINAL:
+            return row
+        if row.state in ACTIVE:
+            self._reconcile(row)
+        # Whoever should start what waits, this run or the one behind it, may be gone.
+        self.launch()
+        return self.store.get(run_id)
 
     def reconcile_all(self) -> None:
-        """Bring every active run up to date; called when a server starts and before lists."""
-        moved = [self._reconcile(row) for row in self.store.active()]
-        if any(moved) or self.store.page(kind=None, state=QUEUED, limit=1, before=None)[2]:
-            self.launch()
+        """Bring every active run up to date and start what can start; called when a server starts and before lists."""
+        for row in self.store.active():
+            self._reconcile(row)
+        self.launch()
+
+    def discard_unqueued(self) -> None:
+        """Remove what a server left that was killed after it made a run's folder and before it queued the run."""
+        folders = {folder.name: folder for folder in self.workspace.runs.iterdir()}
+        for name in folders.keys() - self.store.ids():
+            kept = {path.name for path in folders[name].iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
+            # A folder in which something ran is kept whatever the database says: it may be an older copy of itself.
+            if kept <= {"spec.json", RESERVE} and time.time() - folders[name].stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(folders[name], ignore_errors=True)
 
     def cancel(self, run_id: str) -> RunRow:
         """Ask a run to end. A training run saves a checkpoint first.
@@ -115,20 +160,24 @@ class Supervisor:
             raise Conflict(
                 f"Run {run_id} has already ended: {row.state}.", next=f'Call get_run(run_id="{run_id}") to read it.'
             )
-        self.store.request_cancel(run_id)
+        if self.store.request_cancel(run_id) == CANCELLED:  # it never began
+            (self.folder(run_id) / RESERVE).unlink(missing_ok=True)
         row = self.store.get(run_id)
-        if not process.send(row.shim_pid, row.shim_started, signal.SIGTERM):
-            process.send(row.worker_pid, row.worker_started, signal.SIGTERM)
+        # The shim looks at the store every second; the signal only makes it quicker.
+        if row.boot_id == process.boot_id():
+            process.send(row.shim_pid, row.shim_started, signal.SIGTERM)
         return self.row(run_id)
 
     def view(self, run_id: str, *, log_lines: int = 20, metrics: bool = False) -> Run:
         """The run as callers see it."""
-        return self._view(self.row(run_id), log_lines, metrics)
+        row = self.row(run_id)
+        queue = self.store.queue() if row.state == QUEUED else []
+        return describe(row, self.folder(run_id), queue, log_lines=log_lines, metrics=metrics)
 
     def page(
         self, *, kind: str | None, state: str | None, limit: int, cursor: str | None
     ) -> tuple[list[Run], str | None, int]:
-        """Newest first, with an opaque cursor."""
+        """Newest first, without logs and results, with an opaque cursor."""
         if state is not None and state not in STATES:
             raise InvalidArgument(f"state: there is no state {state!r}.", next=f"Use one of {', '.join(STATES)}.")
         self.reconcile_all()
@@ -138,86 +187,35 @@ class Supervisor:
                 raise InvalidArgument("cursor is not one that list_runs gave.", next="Leave it out for the first page.")
             before = int(cursor)
         rows, following, total = self.store.page(kind=kind, state=state, limit=limit, before=before)
-        return [self._view(row, 0, False) for row in rows], str(following) if following else None, total
+        queue = self.store.queue() if any(row.state == QUEUED for row in rows) else []
+        page = [describe(row, self.workspace.runs / row.run_id, queue, brief=True) for row in rows]
+        return page, str(following) if following else None, total
 
     def _reconcile(self, row: RunRow) -> bool:
         """Whether the row was moved because its processes are gone."""
         run_dir = self.workspace.runs / row.run_id
+        here = row.boot_id == process.boot_id()
         if row.state == STARTING:
-            if row.spawn_deadline is None or time.time() < row.spawn_deadline or process.is_locked(run_dir):
+            # The deadline first: a look at the lock could get in the way of the launcher who is about to take it.
+            if here and row.spawn_deadline is not None and process.uptime_s() < row.spawn_deadline:
                 return False
+            if process.is_locked(run_dir, process.ALIVE):
+                return False
+            (run_dir / RESERVE).unlink(missing_ok=True)
             error = {"code": "spawn_failed", "message": "Its process never started.", "next": "Start it again."}
             return self.store.transition(row.run_id, FAILED, error=error)
-        locked = process.is_locked(run_dir)
-        if locked is None:  # no flock here: believe the processes that were written down
-            locked = process.is_same_process(row.shim_pid, row.shim_started) or process.is_same_process(
-                row.worker_pid, row.worker_started
+        alive = process.is_locked(run_dir, process.ALIVE)
+        if alive is None:  # no flock here: believe the processes that were written down
+            alive = here and any(
+                process.is_same_process(pid, started)
+                for pid, started in ((row.shim_pid, row.shim_started), (row.worker_pid, row.worker_started))
             )
-        if locked:
+        elif alive and not process.is_locked(run_dir, process.SHIM):
+            adopt(self.workspace, row)
+        if alive:
             return False
+        (run_dir / RESERVE).unlink(missing_ok=True)
         ended = read_json(run_dir / "exit.json") or {}
         code = ended.get("exit_code")
-        state, error = judge(run_dir, code if isinstance(code, int) else None, cancel_requested=row.cancel_requested)
-        return self.store.transition(row.run_id, state, error=error)
-
-    def _view(self, row: RunRow, log_lines: int, with_metrics: bool) -> Run:
-        run_dir = self.workspace.runs / row.run_id
-        lines, left_out = log.tail(run_dir / "log.txt", log_lines) if log_lines else ([], 0)
-        result = (read_result(run_dir) or {}).get("result") if row.state == SUCCEEDED else None
-        uri = f"runs://{row.run_id}"
-        resources = [uri, f"{uri}/log"]
-        if row.kind == "train":
-            resources += [f"{uri}/metrics", f"{uri}/loss.svg"]
-        points = log.thin(log.records(run_dir / "metrics.jsonl"), METRIC_POINTS) if with_metrics else None
-        return Run.model_validate(
-            {
-                "run_id": row.run_id,
-                "kind": row.kind,
-                "state": row.state,
-                "created_at": row.created_at,
-                "started_at": row.started_at,
-                "finished_at": row.finished_at,
-                "progress": self._progress(row, run_dir),
-                "result": result,
-                "error": RunError(**row.error) if row.error else None,
-                "log_tail": lines,
-                "log_lines_left_out": left_out or None,
-                "metrics": points,
-                "resume_of": row.resume_of,
-                "forced": row.forced,
-                "resources": resources,
-                "next": self._next(row, result),
-            }
-        )
-
-    def _progress(self, row: RunRow, run_dir: Path) -> Progress:
-        if row.state == QUEUED:
-            ahead = self.store.queue_ahead(row)
-            return Progress(message=f"Waiting for {', '.join(ahead[:5]) or 'a free slot'}.")
-        last = log.last_record(run_dir / "events.jsonl") or {}
-        known = {name: last.get(name) for name in ("fraction", "step", "total_steps", "eta_s")}
-        if row.state == SUCCEEDED:
-            known |= {"fraction": 1.0, "eta_s": None}
-        elif row.state in TERMINAL:
-            known["eta_s"] = None
-        return Progress(**known, message=log.clean(str(last.get("message") or ""))[:300])
-
-    @staticmethod
-    def _next(row: RunRow, result: dict[str, Any] | None) -> str:
-        if row.state in (FAILED, LOST):
-            return row.error["next"] if row.error else "Read the log."
-        if row.state in (CANCELLED,):
-            return "Nothing: it was cancelled. Start it again when you like."
-        if row.state != SUCCEEDED:
-            waiting = "It is ending. " if row.state == CANCELLING else ""
-            return f'{waiting}Call get_run(run_id="{row.run_id}", wait_s=30).'
-        found = result or {}
-        return {
-            "extract": f'score_dataset(dataset_id="{found.get("dataset", {}).get("dataset_id")}")',
-            "score": "Read the findings; then clean_dataset with the same dataset_id, or split_dataset if it is clean.",
-            "clean": f'split_dataset(dataset_id="{found.get("dataset_id")}")',
-            "train": f'diagnose_run(run_id="{row.run_id}"), then export_gguf(model="{found.get("model_id")}")',
-            "export": f'register_ollama(model="{found.get("model_id")}", name="my-notes"), or compare_models.',
-            "register": f"Chat with it: {found.get('command')}",
-            "compare": f"Read the report: {found.get('report')}",
-        }[row.kind]
+        exit_code = code if isinstance(code, int) else None
+        return self.store.conclude(row.run_id, lambda wished: judge(run_dir, exit_code, cancel_requested=wished))

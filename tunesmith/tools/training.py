@@ -8,7 +8,8 @@ import anyio.to_thread
 from pydantic import Field
 
 from tunesmith.errors import InvalidArgument
-from tunesmith.runs import log
+from tunesmith.machine.records import MachineReport
+from tunesmith.runs import measurements
 from tunesmith.runs.records import Kind, Record, Run, State
 from tunesmith.tools.services import CURSOR, DATASET, LIMIT, RUN, WAIT, Services, ToolSpec, start, wait_for
 from tunesmith.training.records import AssumedGpu, Diagnosis, Plan
@@ -21,6 +22,7 @@ RECIPE = Field(
     examples=[{"rank": 16, "epochs": 3}],
 )
 BASE = Field(max_length=500, description="auto, embedded, a Hub id or a local folder.", examples=["auto"])
+KEY = Field(min_length=1, max_length=200, description="A retried call returns the same run.")
 
 
 class RunPage(Record):
@@ -34,13 +36,19 @@ class RunPage(Record):
 def tools(services: Services) -> list[ToolSpec]:
     workspace, runs = services.workspace, services.runs
 
-    def planned(dataset_id: str, base_model: str, recipe: dict[str, Any] | None, assume_gpu: AssumedGpu | None) -> Plan:
+    def planned(
+        dataset_id: str,
+        base_model: str,
+        recipe: dict[str, Any] | None,
+        assume_gpu: AssumedGpu | None,
+        machine: MachineReport | None = None,
+    ) -> Plan:
         from tunesmith.machine.check import check_machine
         from tunesmith.training.planning import plan
         from tunesmith.training.recipe import parse_options
 
         options = parse_options(recipe or {})
-        machine = check_machine(workspace, ollama_host=services.ollama_host)
+        machine = machine or check_machine(workspace, ollama_host=services.ollama_host)
         return plan(workspace, dataset_id, base_model, options, assume_gpu=assume_gpu, machine=machine)
 
     def plan_training(
@@ -59,22 +67,53 @@ def tools(services: Services) -> list[ToolSpec]:
         dataset_id: Annotated[str, DATASET],
         base_model: Annotated[str, BASE] = "auto",
         recipe: Annotated[dict[str, Any] | None, Field(description="As in plan_training.")] = None,
-        idempotency_key: Annotated[
-            str | None, Field(min_length=1, max_length=200, description="A retried call returns the same run.")
-        ] = None,
+        idempotency_key: Annotated[str | None, KEY] = None,
         wait_s: Annotated[float, WAIT] = 0,
     ) -> Run:
         """Fine-tune in a process of its own that survives this chat.
 
         Use this when the plan is right. Example: start_training(dataset_id="ds_…"). Next: get_run.
         """
+        from tunesmith.machine.check import check_machine
+        from tunesmith.training.hardware import device_slots
         from tunesmith.training.planning import start_arguments
 
-        plan = await anyio.to_thread.run_sync(lambda: planned(dataset_id, base_model, recipe, None))
-        args = start_arguments(plan)
+        def prepared() -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+            if idempotency_key is not None and runs.store.with_key(idempotency_key) is not None:
+                return {}, {}  # nothing will be started, and a plan made now could be another
+            machine = check_machine(workspace, ollama_host=services.ollama_host)
+            return start_arguments(planned(dataset_id, base_model, recipe, None, machine)), device_slots(machine)
+
+        args, slots = await anyio.to_thread.run_sync(prepared)
         return await start(
-            services, "train", "training", args, wait_s, slot_class="device", idempotency_key=idempotency_key
+            services,
+            "train",
+            "training",
+            args,
+            wait_s,
+            slots=list(slots),
+            environment=slots,
+            idempotency_key=idempotency_key,
+            request={"dataset_id": dataset_id, "base_model": base_model, "recipe": recipe or {}},
         )
+
+    async def resume_run(
+        run_id: Annotated[str, RUN],
+        recipe_changes: Annotated[dict[str, Any], Field(description="epochs, learning_rate, batch_size …")] = {},
+        idempotency_key: Annotated[str | None, KEY] = None,
+        wait_s: Annotated[float, WAIT] = 0,
+    ) -> Run:
+        """Go on, exactly, from the newest checkpoint of a training run that ended.
+
+        Use this when one failed, was lost or cancelled, or needs more epochs. Example: resume_run(run_id="run_…").
+        Next: get_run.
+        """
+        from tunesmith.training import resuming
+
+        new_id = await anyio.to_thread.run_sync(
+            lambda: resuming.resume_run(runs, run_id, recipe_changes, idempotency_key=idempotency_key)
+        )
+        return await wait_for(services, new_id, wait_s)
 
     async def get_run(
         run_id: Annotated[str, RUN],
@@ -85,8 +124,7 @@ def tools(services: Services) -> list[ToolSpec]:
 
         Use this when a run goes on. Example: get_run(run_id="run_…", wait_s=30). Next: as `next` says.
         """
-        kind = (await anyio.to_thread.run_sync(runs.row, run_id)).kind
-        return await wait_for(services, run_id, wait_s, log_lines=log_lines, metrics=kind == "train")
+        return await wait_for(services, run_id, wait_s, log_lines=log_lines, metrics=True)
 
     def list_runs(
         kind: Annotated[Kind | None, Field(description="Only this kind.")] = None,
@@ -99,8 +137,7 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when you need an id. Example: list_runs(kind="train"). Next: get_run.
         """
         found, following, total = runs.page(kind=kind, state=state, limit=limit, cursor=cursor)
-        brief = [run.model_copy(update={"result": None}) for run in found]
-        return RunPage(runs=brief, next_cursor=following, total=total)
+        return RunPage(runs=found, next_cursor=following, total=total)
 
     def cancel_run(run_id: Annotated[str, RUN]) -> Run:
         """End a run; training saves a checkpoint first.
@@ -125,11 +162,12 @@ def tools(services: Services) -> list[ToolSpec]:
             )
         error = run.error.model_dump() if run.error else None
         recipe = runs.spec(run_id).get("args", {}).get("recipe", {})
-        return diagnose(log.records(runs.folder(run_id) / "metrics.jsonl"), run.result, error, recipe)
+        return diagnose(measurements.records(runs.folder(run_id) / "metrics.jsonl"), run.result, error, recipe)
 
     return [
         ToolSpec(plan_training, "Plan a training run", read_only=True, idempotent=True),
         ToolSpec(start_training, "Start training", open_world=True),
+        ToolSpec(resume_run, "Resume training"),
         ToolSpec(get_run, "Look at a run", read_only=True, idempotent=True),
         ToolSpec(list_runs, "List runs", read_only=True, idempotent=True),
         ToolSpec(cancel_run, "Cancel a run", destructive=True, idempotent=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 GPU_SHARE = 0.95  # of what is free; the rest is for fragmentation and the desktop
 RAM_SHARE = 0.8
+DEVICE_SLOT = "device0"
 MIN_CAPABILITY_UNSLOTH = 7.0
 NO_CUDA_NEXT = "Leave it out, or plan for a card with assume_gpu; check_gpu says what this machine has."
 
@@ -58,7 +60,7 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
         return Hardware(
             device="cuda",
             name=card.name,
-            budget_gib=budget_gib or round(card.free_gib * GPU_SHARE, 2),
+            budget_gib=budget_gib or round((card.free_gib + _held_by_runs(card)) * GPU_SHARE, 2),
             capability=float(card.compute_capability or 0),
             assumed=False,
             unsloth=_works(machine, "unsloth"),
@@ -79,12 +81,39 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
 
 
 def _usable_card(machine: MachineReport | None) -> tuple[Gpu | None, tuple[str, ...]]:
-    cards = [card for card in machine.gpus if card.compute_capability] if machine is not None else []
+    cards = _cuda_cards(machine)
     if machine is None or not cards:
         return None, ()
     if machine.torch.cuda is None:
         return None, (f"{cards[0].name} is not used: the installed torch has no CUDA. Install a CUDA build of torch.",)
-    return cards[0], ()
+    return max(cards, key=lambda card: card.free_gib + _held_by_runs(card)), ()
+
+
+def device_slots(machine: MachineReport) -> dict[str, dict[str, str]]:
+    """The slots a training may run in, and the variables a worker there is given.
+
+    One slot a card as large and as able as the one that is planned for; one slot in all on a machine without cards,
+    and where CUDA_VISIBLE_DEVICES says already which are to be used.
+    """
+    planned, _ = _usable_card(machine)
+    cards = _cuda_cards(machine)
+    if planned is None or len(cards) == 1 or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return {DEVICE_SLOT: {}}
+    alike = [
+        card
+        for card in cards
+        if card.total_gib >= planned.total_gib * 0.98 and card.compute_capability == planned.compute_capability
+    ]
+    return {f"gpu:{card.uuid}": {"CUDA_VISIBLE_DEVICES": str(card.uuid)} for card in alike}
+
+
+def _cuda_cards(machine: MachineReport | None) -> list[Gpu]:
+    return [card for card in machine.gpus if card.compute_capability] if machine is not None else []
+
+
+def _held_by_runs(card: Gpu) -> float:
+    """GiB that runs of ours hold on a card: a run that is planned now gets its turn when they have ended."""
+    return sum(process.gib or 0.0 for process in card.processes if process.name.startswith("tunesmith"))
 
 
 def _works(machine: MachineReport, package: str) -> bool:
@@ -93,7 +122,9 @@ def _works(machine: MachineReport, package: str) -> bool:
 
 
 def _held_memory(card: Gpu) -> tuple[str, ...]:
-    held = [process for process in card.processes if (process.gib or 0) >= 0.5]
+    held = [
+        process for process in card.processes if (process.gib or 0) >= 0.5 and not process.name.startswith("tunesmith")
+    ]
     return tuple(
         f"{process.name} (pid {process.pid}) holds {process.gib:.1f} GiB of {card.name}"
         + (

@@ -122,6 +122,13 @@ class Recovery(Record):
     change: str = Field(description="What was changed.")
 
 
+class ResumedFrom(Record):
+    """Where a run went on from."""
+
+    run_id: str = Field(description="The run whose checkpoint it was.")
+    step: int = Field(description="Optimizer steps that were done by then.")
+
+
 class Advice(Record):
     """One change to make."""
 
@@ -165,7 +172,7 @@ class TrainResult(Record):
     """What a training run leaves."""
 
     model_id: str = Field(description="The model it made.")
-    steps: int = Field(description="Optimizer steps done.")
+    steps: int = Field(description="Optimizer steps done, with those of the runs it continues.")
     train_loss: float = Field(description="Mean training loss over the last tenth of the steps, nats per token.")
     eval_loss: EvalLoss
     perplexity: Perplexity
@@ -173,9 +180,9 @@ class TrainResult(Record):
     peak_ram_gib: float = Field(description="Peak resident memory of the training process, GiB.")
     predicted_peak_gib: float | None = Field(description="What the plan predicted, GiB; null when there was no plan.")
     tokens_per_s: float = Field(
-        description="Real tokens (no padding) trained on per second of training, evaluations aside."
+        description="Real tokens (no padding) trained on per second of training, evaluations aside; of this run alone."
     )
-    duration_s: float = Field(description="Seconds from the worker's start to its end.")
+    duration_s: float = Field(description="Seconds from the worker's start to its end; of this run alone.")
     recoveries: list[Recovery] = Field(description="Steps down after memory ran out.")
     diagnosis: Diagnosis
     rows: PlannedRows
@@ -186,3 +193,7 @@ class TrainResult(Record):
     engine_fallback: str | None = Field(description="Why the planned engine was not used; null when it was.")
     device: str = Field(description="cuda or cpu.")
     dtype: str = Field(description="Number format of the computation.")
+    resumed_from: ResumedFrom | None = Field(default=None, description="Null when it began at the beginning.")
+    checkpoints_set_aside: list[str] = Field(
+        default_factory=list, description="Damaged checkpoints of the run it continues, and what was wrong with them."
+    )

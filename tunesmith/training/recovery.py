@@ -7,8 +7,13 @@ base) is proposed, never taken.
 
 from __future__ import annotations
 
+import errno
+
 from tunesmith.errors import OutOfMemory
 from tunesmith.training.recipe import Recipe
+
+# Of torch's CPU allocator, of the C library (mapping a file, starting a thread, loading a library), of C++.
+OUT_OF_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "CUDA out of memory")
 
 
 def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
@@ -27,14 +32,23 @@ def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
     return None
 
 
-def exhausted(recipe: Recipe, message: str, longest: int) -> OutOfMemory:
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out: libraries say so in classes and words of their own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+def exhausted(recipe: Recipe, message: str, longest: int | None = None) -> OutOfMemory:
     """The error when nothing is left to give up without changing the result.
 
     Args:
-        longest: tokens of the longest row.
+        longest: tokens of the longest row; None: not known.
     """
     ways = []
-    if recipe.packing and longest < recipe.max_length:
+    if recipe.packing and longest is not None and longest < recipe.max_length:
         ways.append(f"max_length={longest}")
     if recipe.method == "lora":
         ways.append("method='qlora' on an NVIDIA GPU")

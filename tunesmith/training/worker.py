@@ -1,8 +1,9 @@
 """The training worker: `python -m tunesmith.training.worker RUN_DIR`.
 
-Arguments of a `train` run: {dataset_id, base_model, recipe (resolved), plan (or null), download}.
-It loads the rows and the base, measures the held-out loss, trains, recovers when
-memory runs out, keeps the best adapter, registers the model and returns a `TrainResult`.
+Arguments of a `train` run: {dataset_id, base_model, recipe (resolved), plan (or null), download,
+resume_from (a run's id; absent: from the beginning)}. It loads the rows and the base, measures the
+held-out loss, trains, recovers when memory runs out, keeps the best adapter, registers the model and
+returns a `TrainResult`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,30 @@ import gc
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from tunesmith import checkpoints
 from tunesmith.data.store import DatasetStore
-from tunesmith.errors import InvalidArgument
+from tunesmith.errors import InvalidArgument, UserError
 from tunesmith.models.bases import base_folder, prompt_format_for, tokenizer_for
 from tunesmith.models.prompt_format import PromptFormat
-from tunesmith.training import checkpoints, history, recovery
+from tunesmith.runs.supervisor import Supervisor
+from tunesmith.training import continuing, history, reclaiming, recovery
 from tunesmith.training.batching import packed_sequences
 from tunesmith.training.choices import count_steps
 from tunesmith.training.diagnosis import diagnose
 from tunesmith.training.examples import Example, refuse_untrained, split_rows, tokenise
 from tunesmith.training.keeping import keep_model
+from tunesmith.training.process import GIB, keep_freed_memory, peak_ram_gib, usable_cores
 from tunesmith.training.recipe import Recipe
-from tunesmith.training.records import EvalLoss, Perplexity, PlannedRows, Recovery, TrainResult
+from tunesmith.training.records import EvalLoss, Perplexity, PlannedRows, Recovery, ResumedFrom, TrainResult
+from tunesmith.training.room import wait_for_room
+from tunesmith.training.saved import Looks, Saved, fingerprint
 from tunesmith.work import Work, run_worker
 
-GIB = 2**30
 EVAL_ROWS_CPU, EVAL_ROWS_CUDA = 64, 512  # held-out rows that are measured; more would cost more than they tell
 TEST_OOM_VARIABLE = "TUNESMITH_TEST_OUT_OF_MEMORY_AT_STEP"  # for tests: raise torch's error once, before that step
 
@@ -48,30 +50,53 @@ class Training:
         self.base_model: str = work.args["base_model"]
         self.dataset_id: str = work.args["dataset_id"]
         self.plan: dict[str, Any] = work.args.get("plan") or {}
-        self.root = work.run_dir / "checkpoints"
+        self.root = work.run_dir / continuing.CHECKPOINTS
+        self.start: continuing.Start | None = None
+        self.dtype = ""  # of the computation, decided once for the whole training; empty until then
         self.recoveries: list[Recovery] = []
         self.fallback: str | None = None
         self.trainer: Any = None
         self.injected = False
 
     def run(self) -> TrainResult:
+        if source := self.work.args.get("resume_from"):
+            self._take_over(source)
         self._read_rows()
         self._prepare_process()
         self.work.progress("Loading the training libraries")
         self._choose_engine()
+        need = (self.plan.get("memory") or {}).get("predicted_peak_gib")
+        if need is not None and self.plan.get("device") == "cuda":
+            wait_for_room(self.work, need)
         self._train_until_done()
         self.work.check_cancelled()
         return self._finish()
+
+    def _take_over(self, source: str) -> None:
+        """Everything that another run left: its newest whole checkpoint, its best one, what it measured."""
+        self.work.progress("Verifying the checkpoint")
+        self.start = start = continuing.take_over(self.work, source, self.root)
+        for line in start.set_aside:
+            print(line, flush=True)
+        print(f"Going on from step {start.saved.step} of {start.run_id}.", flush=True)
+        continuing.check_same_rows(self.work.workspace, start.saved)
+        self.recoveries, self.dtype = list(start.saved.recoveries), start.saved.dtype
 
     def _read_rows(self) -> None:
         """Everything that can be refused is refused here, before a library of several hundred MiB is loaded."""
         work, recipe = self.work, self.recipe
         work.progress("Reading the rows")
-        split = split_rows(
-            DatasetStore(work.workspace).rows(self.dataset_id), eval_fraction=recipe.eval_fraction, seed=recipe.seed
-        )
+        store = DatasetStore(work.workspace)
+        self.dataset_sha256 = store.get(self.dataset_id).sha256
+        split = split_rows(store.rows(self.dataset_id), eval_fraction=recipe.eval_fraction, seed=recipe.seed)
         self.folder = base_folder(work.workspace, self.base_model, download=bool(work.args.get("download")))
-        self.prompt_format: PromptFormat = prompt_format_for(work.workspace, self.base_model, recipe.prompt_format)
+        self.base_fingerprint = fingerprint(self.folder)
+        if self.start is None:
+            self.prompt_format = prompt_format_for(work.workspace, self.base_model, recipe.prompt_format)
+        else:
+            continuing.check_same_base(self.base_fingerprint, self.start.saved)
+            # Not made anew: some templates print the date, and tomorrow's would be another text.
+            self.prompt_format = PromptFormat.from_record(self.start.saved.prompt_format)
         tokenizer = tokenizer_for(work.workspace, self.base_model)
 
         def tokens_of(rows: list[Any]) -> list[Example]:
@@ -92,7 +117,7 @@ class Training:
         sequences = len(self.train)
         if recipe.packing:
             sequences = packed_sequences([len(example.input_ids) for example in self.train], recipe.max_length)
-        self.steps, _ = count_steps(recipe.model_dump(), sequences)
+        self.steps, self.steps_per_epoch = count_steps(recipe.model_dump(), sequences)
 
     def _prepare_process(self) -> None:
         # Read by OpenMP when torch is loaded. By default its threads spin while they wait for each other, which on
@@ -119,7 +144,9 @@ class Training:
         """Train; when memory runs out, go on one step down from the newest whole checkpoint."""
         from tunesmith.training.engines.watch import Watch
 
-        self.watch = Watch(self.work, self.root, self.recipe, self.steps)
+        self.watch = Watch(self.work, self.root, self.recipe, self.steps, self._describe)
+        if self.start is not None:
+            self.watch.go_on_from(self.start.saved.step, self._looks_to_go_on_with(self.start.saved))
         while True:
             failure = self._attempt()
             if failure is None:
@@ -132,27 +159,48 @@ class Training:
             resume, problems = checkpoints.newest_whole(self.root)
             for problem in problems:
                 print(problem, flush=True)
-            step = _step_of(resume)
+            step = checkpoints.step_of(resume) if resume else 0
             self.recipe, change = down
             self.recoveries.append(Recovery(step=self.watch.last_logged, resumed_from=step, change=change))
             self.watch.recipe = self.recipe
-            self.watch.rewind(step)
+            self.watch.go_on_from(step, Saved.read(resume).looks if resume else None)
             self.work.progress(f"Memory ran out; going on from step {step} with {change}")
             print(f"Memory ran out ({failure[:200]}). Going on from step {step} with {change}.", flush=True)
 
+    def _looks_to_go_on_with(self, state: Saved) -> Looks:
+        """What the source measured. If it had stopped early and more is asked for now, its patience starts afresh."""
+        patience = state.recipe.get("early_stopping_patience")
+        asked_for_more = self.steps > state.total_steps or self.recipe.early_stopping_patience != patience
+        if state.looks.stopped_early and asked_for_more:
+            return state.looks.model_copy(update={"stopped_early": False, "looks_without_gain": 0})
+        return state.looks
+
+    def _describe(self, checkpoint: Path, step: int) -> None:
+        Saved(
+            run_id=self.work.run_id,
+            step=step,
+            total_steps=self.steps,
+            steps_per_epoch=self.steps_per_epoch,
+            dataset_id=self.dataset_id,
+            dataset_sha256=self.dataset_sha256,
+            base_model=self.base_model,
+            base_fingerprint=self.base_fingerprint,
+            device=self.device,
+            dtype=self.dtype,
+            prompt_format=self.prompt_format.as_record(),
+            recipe=self.recipe.model_dump(mode="json"),
+            recoveries=self.recoveries,
+            looks=self.watch.looks,
+        ).write(checkpoint)
+
     def _attempt(self) -> str | None:
         """One training from the newest checkpoint to the end. Returns the message if memory ran out."""
-        import torch
-
         try:
             self._one_training()
-        except torch.OutOfMemoryError as error:
-            return str(error) or "the GPU's memory ran out"
-        except RuntimeError as error:
-            # The CPU allocator has no class of its own for it.
-            if "can't allocate memory" not in str(error):
+        except Exception as error:
+            if not recovery.ran_out_of_memory(error):
                 raise
-            return str(error)
+            return str(error) or "the system gave no more"
         return None
 
     def _one_training(self) -> None:
@@ -162,13 +210,15 @@ class Training:
         self.work.progress("Loading the base model")
         torch.set_num_threads(usable_cores())
         self._cap_memory()
-        loaded = self.load(self.folder, self.recipe)
+        loaded = self.load(self.folder, self.recipe, self.dtype or None)
         self.device, self.device_name, self.dtype = loaded.device, loaded.device_name, loaded.dtype
         print(
             f"{self.base_model} on {loaded.device_name} in {loaded.dtype}, {torch.get_num_threads()} threads. "
             f"{loaded.dtype_reason}",
             flush=True,
         )
+        if self.start is not None:
+            continuing.check_same_numbers(loaded.device, loaded.dtype, self.start.saved)
         from tunesmith.training.engines.sft import build_trainer
 
         limit = EVAL_ROWS_CUDA if loaded.device == "cuda" else EVAL_ROWS_CPU
@@ -182,18 +232,37 @@ class Training:
             train=self.train,
             held_out=self.measured,
             steps=self.steps,
-            checkpoints=self.root,
+            root=self.root,
             callback=self.watch,
         )
         self.watch.trainer = self.trainer
         self._inject_out_of_memory()
-        if self.watch.before is None:
+        if self.watch.looks.before is None:
             self.work.check_cancelled()
             self.work.progress(f"Measuring the held-out loss of the base on {len(self.measured)} rows")
             # The adapter's B matrices are zero: this is the base's own loss.
             self.watch.measured_before(self.trainer.heldout_loss())
-            self.startup_s = time.monotonic() - self.began
-        self.trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        self.startup_s = time.monotonic() - self.began
+        if resume is None:
+            self.trainer.train()
+        else:
+            self._go_on(resume)
+
+    def _go_on(self, checkpoint: Path) -> None:
+        """Train from a checkpoint to the end, which it may have reached: then only what was left out is made up for."""
+        from transformers import TrainerState
+
+        step = checkpoints.step_of(checkpoint)
+        due = self.watch.look_is_due(step)
+        if due or step >= self.steps or self.watch.looks.stopped_early:
+            self._load_adapter(checkpoint)
+            self.trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if due:
+            self.work.check_cancelled()
+            self.work.progress(f"Measuring the held-out loss of step {step}")
+            self.trainer.evaluate()
+        if step < self.steps and not self.watch.looks.stopped_early:
+            self.trainer.train(resume_from_checkpoint=str(checkpoint))
 
     def _cap_memory(self) -> None:
         import torch
@@ -228,26 +297,26 @@ class Training:
             torch.cuda.empty_cache()
 
     def _finish(self) -> TrainResult:
-        watch = self.watch
-        assert watch.before is not None
-        assert watch.last is not None
-        assert watch.best is not None
+        watch, looks = self.watch, self.watch.looks
+        assert looks.before is not None
+        assert looks.last is not None
+        assert looks.best is not None
         self.work.progress("Keeping the best adapter")
-        after, kept_step = watch.last, watch.last_step
-        if watch.best_step not in (0, watch.last_step):
-            self._load_adapter(checkpoints.folder_of(self.root, watch.best_step))
-            after, kept_step = watch.best, watch.best_step
+        after, kept_step = looks.last, looks.last_step
+        if looks.best_step not in (0, looks.last_step):
+            self._load_adapter(checkpoints.folder_of(self.root, looks.best_step))
+            after, kept_step = looks.best, looks.best_step
         speed = watch.trained_tokens / max(watch.trained_s, 1e-9)
         peak_gpu, peak_ram = self._peak_gpu(), peak_ram_gib()
         predicted = (self.plan.get("memory") or {}).get("predicted_peak_gib")
-        losses = [loss for _, loss in sorted(watch.losses.items())]
+        losses = [loss for _, loss in sorted(looks.losses.items())]
         tail = losses[-max(1, len(losses) // 10) :]
         result = TrainResult(
             model_id="",
-            steps=watch.last_step,
+            steps=watch.last_logged,
             train_loss=sum(tail) / len(tail),
-            eval_loss=EvalLoss(before=watch.before, after=after, best=min(watch.best, after)),
-            perplexity=Perplexity(before=_perplexity(watch.before), after=_perplexity(after)),
+            eval_loss=EvalLoss(before=looks.before, after=after, best=min(looks.best, after)),
+            perplexity=Perplexity(before=_perplexity(looks.before), after=_perplexity(after)),
             peak_gpu_gib=peak_gpu,
             peak_ram_gib=peak_ram,
             predicted_peak_gib=predicted,
@@ -263,11 +332,13 @@ class Training:
             rows=self.rows,
             eval_rows_measured=len(self.measured),
             best_step=kept_step,
-            stopped_early=watch.stopped_early,
+            stopped_early=looks.stopped_early,
             engine=self.recipe.engine,
             engine_fallback=self.fallback,
             device=self.device,
             dtype=self.dtype,
+            resumed_from=ResumedFrom(run_id=self.start.run_id, step=self.start.saved.step) if self.start else None,
+            checkpoints_set_aside=self.start.set_aside if self.start else [],
         )
         model_id = keep_model(
             self.work,
@@ -277,22 +348,26 @@ class Training:
             recipe=self.recipe,
             result=result,
         )
-        history.record(
-            self.work.workspace,
-            history.Measured(
-                run_id=self.work.run_id,
-                base_model=self.base_model,
-                engine=self.recipe.engine,
-                device=self.device,
-                device_name=self.device_name,
-                method=self.recipe.method,
-                packing=self.recipe.packing,
-                tokens_per_s=round(speed, 1),
-                predicted_peak_gib=None if self.recoveries else predicted,
-                peak_gib=peak_gpu if peak_gpu is not None else peak_ram,
-                startup_s=round(self.startup_s, 1),
-            ),
-        )
+        if watch.trained_tokens:  # a run that only had to be finished measured nothing
+            history.record(
+                self.work.workspace,
+                history.Measured(
+                    run_id=self.work.run_id,
+                    base_model=self.base_model,
+                    engine=self.recipe.engine,
+                    device=self.device,
+                    device_name=self.device_name,
+                    method=self.recipe.method,
+                    packing=self.recipe.packing,
+                    tokens_per_s=round(speed, 1),
+                    predicted_peak_gib=None if self.recoveries else predicted,
+                    peak_gib=peak_gpu if peak_gpu is not None else peak_ram,
+                    startup_s=round(self.startup_s, 1),
+                ),
+            )
+        # Enough to go on with more epochs; the checkpoints of the runs this one continues have served.
+        checkpoints.prune(self.root, keep=1, protect=[looks.best_step])
+        reclaiming.drop_ancestors(Supervisor(self.work.workspace), self.work.run_id)
         return result.model_copy(update={"model_id": model_id, "duration_s": round(time.monotonic() - self.began, 1)})
 
     def _load_adapter(self, checkpoint: Path) -> None:
@@ -314,40 +389,13 @@ def train(work: Work) -> TrainResult:
     missing = [name for name in ("dataset_id", "base_model", "recipe") if name not in work.args]
     if missing:
         raise InvalidArgument(f"A train run lacks {', '.join(missing)}.", next="Start it with start_training.")
-    return Training(work).run()
-
-
-def usable_cores() -> int:
-    """Physical cores this process may use: a second thread on a core only slows matrix products down."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of handing it back to the kernel at once.
-
-    A training step on a CPU frees and takes the same hundreds of MiB again and again; mapping and clearing those
-    pages anew cost a quarter of the time of a step (measured: 343 against 443 tokens/s).
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
-
-
-def peak_ram_gib() -> float:
-    """Peak resident memory of this process, GiB."""
-    if sys.platform == "win32":
-        return round(psutil.Process().memory_info().peak_wset / GIB, 3)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (GIB if sys.platform == "darwin" else 2**20), 3)
+    training = Training(work)
+    try:
+        return training.run()
+    except Exception as error:
+        if isinstance(error, UserError) or not recovery.ran_out_of_memory(error):
+            raise
+        raise recovery.exhausted(training.recipe, str(error)) from error
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -360,10 +408,6 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.removeprefix(checkpoints.PREFIX)) if checkpoint else 0
 
 
 def _perplexity(loss: float) -> float:

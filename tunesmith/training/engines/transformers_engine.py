@@ -15,14 +15,16 @@ from tunesmith.training.recipe import Recipe
 BFLOAT16_CAPABILITY = 8
 
 
-def load(base: Path, recipe: Recipe) -> Loaded:
+def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None) -> Loaded:
     """Load the weights and put a fresh adapter on them.
 
     Args:
         base: folder with config, weights and tokenizer. Nothing is downloaded.
+        dtype_so_far: the number format this training began in. On a CPU it is measured, and a busy machine may
+            measure otherwise the second time.
     """
     set_seed(recipe.seed)
-    device, name, dtype, reason = _device()
+    device, name, dtype, reason = _device(dtype_so_far)
     quantization = None
     if recipe.method == "qlora":
         quantization = BitsAndBytesConfig(
@@ -54,12 +56,12 @@ def load(base: Path, recipe: Recipe) -> Loaded:
     return Loaded(get_peft_model(model, config), tokenizer, device, name, str(dtype).removeprefix("torch."), reason)
 
 
-def _device() -> tuple[str, str, torch.dtype, str]:
+def _device(dtype_so_far: str | None) -> tuple[str, str, torch.dtype, str]:
     """Device, its name, the number format and why."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         if torch.cuda.get_device_capability(0)[0] >= BFLOAT16_CAPABILITY:
             return "cuda", name, torch.bfloat16, "The card computes in bfloat16."
         return "cuda", name, torch.float16, "The card has no bfloat16."
-    dtype, reason = choose_cpu_dtype()
+    dtype, reason = (dtype_so_far, "As this training began.") if dtype_so_far else choose_cpu_dtype()
     return "cpu", "CPU", getattr(torch, dtype), reason

@@ -25,8 +25,11 @@ def import_problem(run_dir: Path) -> str | None:
     return None
 
 
-def load(base: Path, recipe: Recipe) -> Loaded:
-    """Load the weights and put a fresh adapter on them. `import_problem` must have returned None."""
+def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None) -> Loaded:
+    """Load the weights and put a fresh adapter on them. `import_problem` must have returned None.
+
+    The number format follows from the card, so what it was so far does not matter here.
+    """
     import torch
     from unsloth import FastLanguageModel
 

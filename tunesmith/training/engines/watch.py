@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from tunesmith.training import checkpoints
+from tunesmith import checkpoints
+from tunesmith.errors import DiskFull
 from tunesmith.training.recipe import Recipe
+from tunesmith.training.saved import Looks
 from tunesmith.work import Cancelled, Work
 
 KEEP_CHECKPOINTS = 2
@@ -21,29 +24,27 @@ METRIC_FIELDS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_no
 class Watch(TrainerCallback):
     """One for a run; it outlives a trainer that ran out of memory.
 
+    Args:
+        describe: writes what the run knows into a checkpoint, before that is sealed.
+
     Attributes:
-        before, best, last: held-out losses, nats per token; None until measured.
-        best_step: optimizer step of the best.
-        trained_s, trained_tokens: seconds and real tokens of training, evaluations and saves aside.
-        losses: training loss of each step.
+        looks: what was measured so far.
+        trained_s, trained_tokens: seconds and real tokens of training in this process, evaluations and saves aside.
     """
 
-    def __init__(self, work: Work, root: Path, recipe: Recipe, total_steps: int) -> None:
+    def __init__(
+        self, work: Work, root: Path, recipe: Recipe, total_steps: int, describe: Callable[[Path, int], None]
+    ) -> None:
         self.work = work
         self.root = root
         self.recipe = recipe
         self.total_steps = total_steps
+        self.describe = describe
         self.trainer: Any = None
-        self.before: float | None = None
-        self.best: float | None = None
-        self.best_step = 0
-        self.last: float | None = None
-        self.last_step = 0
-        self.looks_without_gain = 0
-        self.stopped_early = False
+        self.looks = Looks()
         self.trained_s = 0.0
         self.trained_tokens = 0
-        self.losses: dict[int, float] = {}
+        self._best_at: dict[int, int] = {}  # step of a checkpoint → the best step as that checkpoint knows it
         self._step_began = 0.0
         self._speed = 0.0
         self._began = 0.0
@@ -52,24 +53,29 @@ class Watch(TrainerCallback):
     @property
     def last_logged(self) -> int:
         """The newest optimizer step whose loss was written."""
-        return max(self.losses, default=0)
+        return max(self.looks.losses, default=0)
 
     def measured_before(self, loss: float) -> None:
         """Take the held-out loss before the first step."""
-        self.before = self.best = self.last = loss
+        self.looks = Looks(before=loss, best=loss, last=loss)
         self._write(step=0, epoch=0.0, eval_loss=loss)
 
-    def rewind(self, step: int) -> None:
-        """Forget what came after `step`: the run goes on from there with another trainer."""
-        self.losses = {done: loss for done, loss in self.losses.items() if done <= step}
-        self.looks_without_gain = 0
-        if self.best_step > step:
-            self.best_step, self.best = 0, self.before
+    def go_on_from(self, step: int, looks: Looks | None) -> None:
+        """Forget what came after the checkpoint of `step`, which knew `looks`. None: from the beginning."""
+        before = self.looks.before
+        self.looks = looks.model_copy(deep=True) if looks else Looks(before=before, best=before, last=before)
+        self._best_at[step] = self.looks.best_step
+
+    def look_is_due(self, step: int) -> bool:
+        """Whether the held-out loss after `step` belongs to the run and was not measured: it was stopped before."""
+        return step > self.looks.last_step and (step >= self.total_steps or step % self.recipe.eval_steps == 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began, self._began_step = time.monotonic(), state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.work.stop_requested and state.global_step == self._began_step:
+            raise Cancelled  # nothing was trained yet, so there is nothing to save
         self._step_began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -90,7 +96,7 @@ class Watch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         step = state.global_step
-        self.losses[step] = float(logs["loss"])
+        self.looks.losses[step] = float(logs["loss"])
         self._write(
             step=step,
             epoch=round(float(state.epoch or 0), 4),
@@ -118,28 +124,49 @@ class Watch(TrainerCallback):
     ) -> None:
         loss = (metrics or {})["eval_loss"]
         step = state.global_step
-        self.last, self.last_step = loss, step
+        looks = self.looks
+        looks.last, looks.last_step = loss, step
         self._write(step=step, epoch=round(float(state.epoch or 0), 4), eval_loss=loss)
         print(f"step {step}/{self.total_steps}  held-out loss {loss:.4f}", flush=True)
-        if self.best is None or loss < self.best:
-            self.best, self.best_step, self.looks_without_gain = loss, step, 0
+        if looks.best is None or loss < looks.best:
+            looks.best, looks.best_step, looks.looks_without_gain = loss, step, 0
             control.should_save = True  # the best is kept on disk, whatever comes after
             return
-        self.looks_without_gain += 1
+        looks.looks_without_gain += 1
         patience = self.recipe.early_stopping_patience
-        if patience is not None and self.looks_without_gain >= patience and step < self.total_steps:
-            self.stopped_early = True
+        if patience is not None and looks.looks_without_gain >= patience and step < self.total_steps:
+            looks.stopped_early = True
             control.should_training_stop = True
             print(f"Stopping early: no better held-out loss in {patience} looks.", flush=True)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
-        checkpoints.seal(checkpoints.folder_of(self.root, step), step)
-        checkpoints.prune(self.root, keep=KEEP_CHECKPOINTS, protect=[self.best_step])
+        folder = checkpoints.folder_of(self.root, step)
+        try:
+            self.describe(folder, step)
+            checkpoints.seal(folder, step)
+        except (OSError, DiskFull):
+            checkpoints.remove(folder)  # the room is needed to tell of it
+            raise
+        self._best_at[step] = self.looks.best_step
+        kept = checkpoints.sealed_steps(self.root)[-KEEP_CHECKPOINTS:]
+        # The best of each one kept, not only today's: if the newest turns out damaged, the one before needs its own.
+        checkpoints.prune(
+            self.root,
+            keep=KEEP_CHECKPOINTS,
+            protect=[self.looks.best_step, *(self._best_at.get(step, 0) for step in kept)],
+        )
+        if self.work.stop_requested:
+            control.should_training_stop = True
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.work.stop_requested and state.global_step == 0:
-            raise Cancelled  # nothing was trained yet, so there is nothing to save
+        if not self.work.stop_requested:
+            return
+        step = state.global_step
+        # An evaluation may take minutes: what was trained is saved now. The run that goes on makes up for the look.
+        if step > 0 and not checkpoints.is_sealed(checkpoints.folder_of(self.root, step)):
+            self.trainer.save_now()
+        raise Cancelled
 
     def _eta(self, step: int) -> float:
         done = step - self._began_step
