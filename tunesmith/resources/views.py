@@ -17,12 +17,15 @@ from tunesmith.errors import InvalidArgument, NotFound, UserError
 from tunesmith.evaluation.store import ComparisonStore
 from tunesmith.models.store import ModelStore
 from tunesmith.resources.loss_plot import loss_svg
-from tunesmith.runs import log
+from tunesmith.runs import log, measurements
+from tunesmith.runs.states import TERMINAL
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.workspace import Workspace
 
 LISTED = 50
 ROWS_SHOWN = 50
+POINTS_SHOWN = 500
+POINTS_DRAWN = 640  # the plot has as many pixels
 F = TypeVar("F", bound=Callable[..., Any])
 JSON = "application/json"
 
@@ -59,23 +62,39 @@ def register(server: MCPServer, workspace: Workspace, runs: Supervisor, ollama_h
     @server.resource("runs://{run_id}/log{?offset}", title="Log of a run", mime_type="text/plain")
     @_explained
     def run_log(run_id: str, offset: str | None = None) -> str:
-        runs.row(run_id)
-        if offset is not None and not (offset.isascii() and offset.isdigit()):
-            raise InvalidArgument("offset is not a number of bytes.", next="Give offset=0 or leave it out.")
-        text, following, size = log.read_bytes(runs.folder(run_id) / "log.txt", int(offset) if offset else None)
-        return f"{text}\n[{following} of {size} bytes; go on with ?offset={following}]" if following < size else text
+        finished = runs.row(run_id).state in TERMINAL
+        at = _byte(offset) if offset is not None else None
+        path = runs.folder(run_id) / "log.txt"
+        piece = log.read(path, at, finished=finished)
+        if at is not None and at > piece.size:
+            raise InvalidArgument(
+                f"offset {at} lies beyond the end of the log, which has {piece.size} bytes.",
+                next=f"Give offset={piece.size} to wait for more, or leave it out for the end of the log.",
+            )
+        return _with_place(piece, log.before(path, piece.start), f"runs://{run_id}/log", finished)
 
-    @server.resource("runs://{run_id}/metrics", title="Measurements of a run", mime_type=JSON)
+    @server.resource("runs://{run_id}/metrics{?offset}", title="Measurements of a run", mime_type=JSON)
     @_explained
-    def metrics(run_id: str) -> str:
+    def metrics(run_id: str, offset: str | None = None) -> str:
         runs.row(run_id)
-        return json.dumps(log.records(runs.folder(run_id) / "metrics.jsonl"))
+        path, uri = runs.folder(run_id) / "metrics.jsonl", f"runs://{run_id}/metrics"
+        if offset is not None:
+            points, following = measurements.page(path, _byte(offset), POINTS_SHOWN)
+            if following is not None:
+                # A field of the last point, so that the list holds points and nothing else.
+                points = [*points[:-1], {**(points[-1] if points else {}), "next": f"{uri}?offset={following}"}]
+            return json.dumps(points)
+        sample = measurements.sample(path, POINTS_SHOWN)
+        if sample.left_out:
+            left = {"points_left_out": sample.left_out, "all_points": f"{uri}?offset=0"}
+            return json.dumps([{**sample.points[0], **left}, *sample.points[1:]] if sample.points else [left])
+        return json.dumps(sample.points)
 
     @server.resource("runs://{run_id}/loss.svg", title="Loss curve", mime_type="image/svg+xml")
     @_explained
     def loss(run_id: str) -> str:
         runs.row(run_id)
-        return loss_svg(log.records(runs.folder(run_id) / "metrics.jsonl"))
+        return loss_svg(measurements.sample(runs.folder(run_id) / "metrics.jsonl", POINTS_DRAWN).points)
 
     @server.resource("models://{model_id}", title="A model", mime_type=JSON)
     @_explained
@@ -127,6 +146,31 @@ def _listed(workspace: Workspace, supervisor: Supervisor) -> list[Resource]:
             for item in comparisons
         ),
     ]
+
+
+def _byte(offset: str) -> int:
+    if not (offset.isascii() and offset.isdigit() and len(offset) <= 18):
+        raise InvalidArgument(
+            f"offset {offset[:40]!r} is not a number of bytes.",
+            next="Give offset=0 for the beginning, or leave it out.",
+        )
+    return int(offset)
+
+
+def _with_place(piece: log.Piece, before: int, uri: str, finished: bool) -> str:
+    """The text and, as its last line in brackets, which bytes it is and where there is more."""
+    rest = piece.size - piece.end
+    if not rest:
+        after = "the end" if finished else "the end so far"
+    elif piece.end == piece.start:
+        after = f"{rest} bytes after, a line that is still being written"
+    else:
+        after = f"{rest} bytes after"
+    place = f"bytes {piece.start} to {piece.end} of {piece.size}, {after}; go on: {uri}?offset={piece.end}"
+    if piece.start:
+        place += f"; before: {uri}?offset={before}"
+    text = piece.text if piece.text.endswith("\n") or not piece.text else f"{piece.text}\n"
+    return f"{text}[{place}]"
 
 
 def _entry(uri: str, name: str, description: str, mime_type: str) -> Resource:

@@ -10,13 +10,15 @@ from typing import Any
 import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp_types import Resource
 
 import tunesmith
 from tunesmith.errors import UserError
 from tunesmith.resources import views
 from tunesmith.runs.supervisor import Supervisor
-from tunesmith.server import prompts, strict
+from tunesmith.runs.watching import Watcher
+from tunesmith.server import notices, prompts, strict
 from tunesmith.server.settings import Settings
 from tunesmith.tools import data, machine, models, training
 from tunesmith.tools.services import Services
@@ -51,7 +53,8 @@ class TunesmithServer(MCPServer[Any]):
 def build_services(settings: Settings) -> Services:
     """Raises `WorkspaceUnusable` when the workspace cannot be used."""
     workspace = Workspace(settings.workspace_folder(), settings.allow_roots or [Path.cwd()])
-    return Services(workspace=workspace, runs=Supervisor(workspace), ollama_host=settings.ollama_host)
+    runs = Supervisor(workspace)
+    return Services(workspace=workspace, runs=runs, watcher=Watcher(runs), ollama_host=settings.ollama_host)
 
 
 def build_server(settings: Settings) -> TunesmithServer:
@@ -63,6 +66,7 @@ def build_server(settings: Settings) -> TunesmithServer:
         for spec in family.tools(services)
         if spec.read_only or not settings.read_only
     ]
+    bus = InMemorySubscriptionBus()
     server = TunesmithServer(
         "tunesmith",
         title="tunesmith",
@@ -70,15 +74,19 @@ def build_server(settings: Settings) -> TunesmithServer:
         instructions=INSTRUCTIONS,
         tools=[strict.build(spec) for spec in specs],
         log_level="WARNING",
+        lifespan=notices.lifespan,
+        subscriptions=bus,
     )
     server.services = services
+    notices.install(server, services, bus)
     views.register(server, services.workspace, services.runs, services.ollama_host)
     prompts.register(server)
     try:
         services.runs.reconcile_all()
+        services.runs.discard_unqueued()
     except UserError as error:
         # The server starts all the same: tools say what is wrong with the store.
-        logger.warning("%s", error)
+        print(error, file=sys.stderr)
     return server
 
 
