@@ -1,12 +1,13 @@
 # make setup   the environment, every extra that runs on a CPU
 # make demo    the whole pipeline on the built-in model and notes
 # make test    lint, types, import contracts, tests
+# make test-faults  the tests that take minutes: many runs at once, many kills
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tunesmith-setup
 
-.PHONY: setup demo test check test-gpu format clean
+.PHONY: setup demo test check test-faults test-gpu format clean
 
 setup: $(STAMP)
 
@@ -29,6 +30,10 @@ check: setup
 
 test: check
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+# Each test has its own limit; the whole begins no further test after half an hour.
+test-faults: setup
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m faults --session-timeout=1800
 
 test-gpu: setup
 	HF_HUB_OFFLINE=1 UNSLOTH_DISABLE_STATISTICS=1 $(BIN)/python -m pytest -m gpu

@@ -81,6 +81,8 @@ def application() -> typer.Typer:
     """Every command. `serve` is here for the help alone: `main` runs it without typer."""
     import typer
 
+    from tunesmith import cli_runs
+
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
     @app.callback()
@@ -92,6 +94,7 @@ def application() -> typer.Typer:
         """Serve MCP over stdio, or over HTTP with --http. `serve --help` lists its options."""
         serve([])
 
+    app.add_typer(cli_runs.application(), name="runs")
     app.command("demo")(demo)
     app.command("doctor")(doctor)
     app.command("install")(install)

@@ -7,12 +7,14 @@ on stderr; stdout gets the tables and, as its last line, JSON for scripts. Clean
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ RUNNING = ("queued", "starting", "running", "cancelling")
 # A call answers within 50 s; the rest is room for a busy machine.
 CALL_TIMEOUT_S = 90.0
 CANCEL_TIMEOUT_S = 20.0
+# What asks a program to end: Ctrl-C, a plain `kill`, and a terminal that was closed.
+STOP_SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StageFailed(Exception):
@@ -105,15 +109,16 @@ class Demo:
         return machine
 
     async def _extract(self) -> str:
-        result = await self._work("extract_qa", {"source": str(self._notes), "wait_s": 50})
+        result = await self._work("extract_qa", {"source": str(self._notes), "wait_s": 0})
         dataset = result["dataset"]
         self._say(f"{dataset['rows']} examples from {result['files']['read']} notes in {self._notes}")
         return dataset["dataset_id"]
 
     async def _prepare(self, dataset_id: str) -> str:
-        score = await self._work("score_dataset", {"dataset_id": dataset_id, "wait_s": 50})
+        score = await self._work("score_dataset", {"dataset_id": dataset_id, "wait_s": 0})
         self._say(f"{score['passed']} of {score['rows']} examples pass every check: grade {score['grade']}")
-        cleaned = await self._work("clean_dataset", {"dataset_id": dataset_id, "wait_s": 50})
+        # This tool answers with the new dataset or not at all. Its run takes seconds: interrupted, it comes to its end.
+        cleaned = await call(self._client, "clean_dataset", {"dataset_id": dataset_id, "wait_s": 50})
         self._say(f"cleaned: {cleaned['kept']} kept, {cleaned['dropped']} dropped, {cleaned['edited']} edited")
         split = await self._work("split_dataset", {"dataset_id": cleaned["dataset_id"], "eval_fraction": 0.1})
         self._say(f"split: {split['splits']['train']} to train on, {split['splits']['eval']} held out")
@@ -124,7 +129,7 @@ class Demo:
         plan = await call(self._client, "plan_training", what)
         peak = plan["memory"]["predicted_peak_gib"]
         self._say(f"plan: {plan['steps']} steps with {plan['engine']}, {peak} GiB at the peak")
-        run = await call(self._client, "start_training", {**what, "wait_s": 0})
+        run = await self._start("start_training", {**what, "wait_s": 0})
         run_id = run["run_id"]
         result = _result(await self._finish(run))
         loss = result["eval_loss"]
@@ -133,7 +138,7 @@ class Demo:
         return run_id, result["model_id"]
 
     async def _export(self, run_id: str) -> None:
-        result = await self._work("export_gguf", {"model": run_id, "quantizations": ["q4_k_m"], "wait_s": 5})
+        result = await self._work("export_gguf", {"model": run_id, "quantizations": ["q4_k_m"], "wait_s": 0})
         file = result["files"][0]
         self.outcome.gguf = {"path": file["path"], "bytes": file["bytes"]}
         self._say(f"{file['path']}, {file['bytes'] / 2**20:.0f} MiB")
@@ -146,13 +151,13 @@ class Demo:
             self._display.console.print(f"[yellow]–[/yellow] register: skipped. {_plain(why)}")
             return
         with self._stage("register"):
-            what = {"model": model_id, "name": OLLAMA_NAME, "quantization": "q4_k_m", "replace": True, "wait_s": 5}
+            what = {"model": model_id, "name": OLLAMA_NAME, "quantization": "q4_k_m", "replace": True, "wait_s": 0}
             result = await self._work("register_ollama", what)
             self._say(f"{result['command']}")
 
     async def _compare(self, model_id: str) -> dict[str, Any]:
         models = [{"label": "base", "model": "embedded"}, {"label": "tuned", "model": model_id}]
-        what = {"models": models, "questions": self._questions, "max_tokens": 64, "wait_s": 5}
+        what = {"models": models, "questions": self._questions, "max_tokens": 64, "wait_s": 0}
         comparison = await self._work("compare_models", what)
         failed = {one["label"]: one["first_error"] for one in comparison["models"] if one["errors"]}
         if failed:
@@ -195,8 +200,15 @@ class Demo:
 
     async def _work(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Call a tool; of one that works in a run, wait for its end and give its result."""
-        answer = await call(self._client, tool, arguments)
+        answer = await self._start(tool, arguments)
         return _result(await self._finish(answer)) if "run_id" in answer and "state" in answer else answer
+
+    async def _start(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        # Not to be interrupted: a run whose id we never learn is a run we cannot cancel. With wait_s=0 it is short.
+        answer: dict[str, Any] = {}
+        with anyio.CancelScope(shield=True):
+            answer |= await call(self._client, tool, arguments)
+        return answer
 
     async def _finish(self, run: dict[str, Any]) -> dict[str, Any]:
         def show(now: dict[str, Any]) -> None:
@@ -228,7 +240,7 @@ async def call(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str
 async def finish(
     client: Client, run: dict[str, Any], show: Callable[[dict[str, Any]], None] | None = None, *, wait_s: int = 2
 ) -> dict[str, Any]:
-    """Wait until the run has ended, however it ended; give its last record. Interrupted, it cancels the run.
+    """Wait until the run has ended, however it ended; give its last record. Whatever ends the wait early cancels it.
 
     Args:
         client: connected to the server that has the run.
@@ -244,9 +256,9 @@ async def finish(
             run = await call(client, "get_run", {"run_id": run["run_id"], "wait_s": wait_s})
             if show:
                 show(run)
-    except anyio.get_cancelled_exc_class():
-        # The run has a process of its own that would go on without us.
-        with anyio.move_on_after(CANCEL_TIMEOUT_S, shield=True):
+    except BaseException:
+        # Interrupted, or no terminal to show it on: the run has a process of its own that would go on without us.
+        with anyio.move_on_after(CANCEL_TIMEOUT_S, shield=True), suppress(StageFailed):
             await call(client, "cancel_run", {"run_id": run["run_id"]})
         raise
     return run
@@ -321,14 +333,54 @@ async def connected(workspace: Path, notes: Path) -> AsyncIterator[Client]:
             yield client
 
 
-async def _run(workspace: Path, examples: Path, display: Progress, out: Console) -> Outcome:
+@contextmanager
+def stopping_on_signals(scope: anyio.CancelScope) -> Iterator[list[signal.Signals]]:
+    """Inside, the stop signals cancel `scope`; those that came are in the list.
+
+    Ctrl-C is one of them: what asyncio does with it by itself would not stop at a shielded scope.
+    """
+    loop, came = asyncio.get_running_loop(), []
+    # Asked now: a terminal that was closed says that it is none.
+    shown_on = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def stop(number: signal.Signals) -> None:
+        came.append(number)
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            _leave_terminal(shown_on)
+        scope.cancel()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield came
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _leave_terminal(descriptors: list[int]) -> None:
+    """Let what is still written to the closed terminal go nowhere: an error from it would hide the ending."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+async def _run(workspace: Path, examples: Path, display: Progress, out: Console) -> Outcome | signal.Signals:
+    """What came of it, or the signal that ended it."""
     notes, questions = examples / "notes", read_questions(examples / "questions.json")
+    outcome = None
     async with connected(workspace, notes) as client:
-        return await Demo(client, notes, questions, display=display, out=out).run()
+        with anyio.CancelScope() as scope, stopping_on_signals(scope) as came:
+            outcome = await Demo(client, notes, questions, display=display, out=out).run()
+    return outcome or came[0]
 
 
 def run_demo(workspace: Path | None = None) -> int:
-    """Run the demo in `workspace` (default: `.demo` in the current folder). Returns the exit status.
+    """Run the demo in `workspace` (default: `.demo` in the current folder).
+
+    Returns:
+        The exit status: 0 everything worked, 1 a stage failed, 128 and its number where a signal ended it.
 
     Raises:
         UserError: it cannot be started at all.
@@ -354,5 +406,8 @@ def run_demo(workspace: Path | None = None) -> int:
     except (MCPError, OSError) as error:
         log = folder / "server.log"
         raise ServiceFailed(f"The server cannot be talked to: {error}.", next=f"Read {log}.") from error
+    if isinstance(outcome, signal.Signals):
+        shown.print(f"Stopped by {outcome.name}; a run it was waiting for was cancelled.")
+        return 128 + outcome
     print(outcome.as_line(), flush=True)
     return 0 if outcome.ok else 1

@@ -63,7 +63,7 @@ def test_the_readmes_client_blocks_start_a_server_that_answers(tmp_path: Path) -
     for server in servers:
         assert server["command"] == "tunesmith"
         arguments = [str(tmp_path) if part == "/home/me/notes" else part for part in server["args"]]
-        assert anyio.run(ask, [*arguments, "--workspace", str(tmp_path / "ws")]) == 21
+        assert anyio.run(ask, [*arguments, "--workspace", str(tmp_path / "ws")]) == 22
 
 
 def test_read_only_offers_only_tools_that_change_nothing(tmp_path: Path) -> None:
