@@ -87,14 +87,20 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         UPDATE runs SET slots = '["device0"]' WHERE slot_class = 'device';
         ALTER TABLE runs DROP COLUMN slot_class;
         ALTER TABLE runs ADD COLUMN orphaned INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE runs ADD COLUMN request_sha256 TEXT
-        """,
+        ALTER TABLE runs ADD COLUMN request_sha256 TEXT;
+        UPDATE runs SET spawn_deadline=NULL, shim_pid=NULL, shim_started=NULL, worker_pid=NULL, worker_started=NULL
+            WHERE state IN ('starting', 'running', 'cancelling')
+        """,  # those times were of the clock, and are now counted from the boot: an active run is known by its lock
     ),
 )
 
 
 class Database:
-    """One SQLite file, one connection a thread, migrated on first use."""
+    """One SQLite file, one connection a thread, migrated on first use.
+
+    What happens to the file meanwhile is heeded: another one in its place is opened, and one that a newer version
+    has migrated is neither read nor written any more.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +109,12 @@ class Database:
     def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
         with self._translated():
-            return self._connection().execute(sql, parameters).fetchall()
+            connection = self._connection()
+            try:
+                return connection.execute(sql, parameters).fetchall()
+            finally:
+                # Afterwards, so that a migration in between is seen, and also when a column is not there any more.
+                self._refuse_newer(connection)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -112,6 +123,7 @@ class Database:
             connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
+                self._refuse_newer(connection)
                 yield connection
             except BaseException:
                 connection.execute("ROLLBACK")
@@ -127,13 +139,28 @@ class Database:
 
     def _connection(self) -> sqlite3.Connection:
         connection = getattr(self._local, "connection", None)
+        if connection is not None and not connection.in_transaction and self._file() != self._local.file:
+            # What is still in the log belongs to the file that was taken away, and would damage the one in its place.
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.close()
+            connection = None
         if connection is None:
             connection = self._open()
             self._local.connection = connection
         return connection
 
+    def _file(self) -> tuple[int, int] | None:
+        """Which file lies at the path; None for none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        self._local.file = self._file()
         try:
             connection.row_factory = sqlite3.Row
             self._refuse_newer(connection)

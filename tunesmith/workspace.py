@@ -53,12 +53,13 @@ class Workspace:
     """
 
     def __init__(self, root: Path, allow: Sequence[Path] = ()) -> None:
-        self.root = root.expanduser().resolve()
+        self.root = root
         try:
+            self.root = root.expanduser().resolve()
             for folder in (self.root, self.datasets, self.runs, self.models, self.comparisons, self.cache):
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error.strerror or str(error)) from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, or `~somebody` who is not there
+            raise self._unusable(getattr(error, "strerror", None) or str(error).rstrip(".")) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise self._unusable("it is not writable")
         self.roots = AllowedRoots((*allow, self.root))

@@ -261,6 +261,18 @@ def test_a_file_that_is_no_gguf_cannot_end_us(tmp_path: Path, tiny: Tiny) -> Non
         gguf.quantise(find_llama_cpp(), broken, tmp_path / "y.gguf", "q8_0", check=nothing)
 
 
+def test_the_users_own_converter_may_import_what_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as in every run
+    own = tmp_path / "convert_hf_to_gguf.py"
+    own.write_text("import sys, beside\nbeside.write(sys.argv[sys.argv.index('--outfile') + 1])\n")
+    (tmp_path / "beside.py").write_text("def write(path):\n    open(path, 'wb').write(b'GGUF')\n")
+    tools = find_llama_cpp().model_copy(update={"converter": str(own)})
+    convert(tools, tmp_path, tmp_path / "x.gguf", "f16", name="x", check=nothing)
+    assert (tmp_path / "x.gguf").read_bytes() == b"GGUF"
+
+
 def test_the_users_own_llama_quantize_comes_first(tmp_path: Path) -> None:
     own = tmp_path / "llama-quantize"
     own.write_text(

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -18,6 +20,7 @@ from mcp import Client
 from tests.runs.conftest import NEVER, WORKER, began, ended, is_gone, until
 from tunesmith.errors import Conflict
 from tunesmith.runs import log, process
+from tunesmith.runs.shim import AdoptedWorker
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.server.app import build_server
 from tunesmith.server.settings import Settings
@@ -133,6 +136,19 @@ def test_a_run_whose_shim_is_killed_is_lost_when_its_worker_leaves_no_result(run
     assert ended(runs, run_id).state == "lost"
     child = int((runs.folder(run_id) / "child.pid").read_text())
     until(lambda: is_gone(child))
+
+
+@pytest.mark.fault("F5")
+@pytest.mark.parametrize("pid", [None, 2**22 + 1])
+def test_an_orphan_has_not_ended_while_its_lock_is_held_by_a_process_that_cannot_be_told(
+    tmp_path: Path, pid: int | None
+) -> None:
+    lock = process.take_lock(tmp_path, process.ALIVE)
+    assert lock is not None
+    worker = AdoptedWorker(tmp_path, pid, 1.0)
+    assert not worker.ended(0.3)
+    os.close(lock)
+    assert worker.ended(10)
 
 
 @pytest.mark.fault("F5", "F12")
@@ -354,3 +370,67 @@ def test_the_folder_of_a_run_that_was_never_queued_goes_in_time_and_no_other(
     monkeypatch.setattr("tunesmith.runs.supervisor.ABANDONED_S", -1.0)
     runs.discard_unqueued()
     assert {folder.name for folder in runs.workspace.runs.iterdir()} == {done, "run_" + "y" * 12}
+
+
+def test_what_is_no_run_may_lie_among_the_runs(runs: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.runs.supervisor.ABANDONED_S", -1.0)
+    (runs.workspace.runs / ".DS_Store").touch()
+    (runs.workspace.runs / "run_notes.txt").touch()
+    (runs.workspace.runs / "mine").mkdir()
+    runs.discard_unqueued()
+    assert {path.name for path in runs.workspace.runs.iterdir()} == {".DS_Store", "run_notes.txt", "mine"}
+
+
+def test_a_run_that_an_earlier_version_queued_runs_and_keeps_its_key(
+    runs: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as held:
+        held.setattr(runs, "launch", lambda: None)
+        run_id = runs.submit("score", WORKER, {}, idempotency_key="once")
+    spec = runs.spec(run_id)
+    del spec["environment"]
+    (runs.folder(run_id) / "spec.json").write_text(json.dumps(spec))
+    assert runs.submit("score", WORKER, {}, idempotency_key="once", request={"dataset": "a"}) == run_id
+    assert ended(runs, run_id).state == "succeeded"
+
+
+def test_a_run_whose_folder_is_taken_away_keeps_its_slot_until_its_processes_are_gone(
+    runs: Supervisor, tmp_path: Path
+) -> None:
+    run_id = runs.submit("score", WORKER, {"until": str(tmp_path / "gate")})
+    began(runs, run_id)
+    runs.folder(run_id).rename(tmp_path / "elsewhere")
+    assert runs.row(run_id).state == "running"
+    runs.cancel(run_id)
+    assert ended(runs, run_id).state == "cancelled"
+
+
+def test_a_lock_that_may_not_be_opened_leaves_the_processes_to_be_believed(
+    runs: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_id = runs.submit("score", WORKER, {"until": str(tmp_path / "gate")})
+    began(runs, run_id)
+    real_open = os.open
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_open(path, *args, **kwargs)
+
+    with monkeypatch.context() as another_user:
+        another_user.setattr(os, "open", refusing)
+        assert runs.row(run_id).state == "running"
+    (tmp_path / "gate").touch()
+    assert ended(runs, run_id).state == "succeeded"
+
+
+def test_nothing_is_imported_from_the_folder_that_a_server_was_started_in(
+    runs: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import json, pathlib, subprocess, sys; subprocess.run([sys.executable, '-c', 'import json'], check=True);"
+        "pathlib.Path(sys.argv[1], 'result.json').write_text(json.dumps({'result': {}}))"
+    )
+    assert ended(runs, runs.submit("score", [sys.executable, "-c", code], {})).state == "succeeded"

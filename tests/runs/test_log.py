@@ -337,6 +337,25 @@ def test_a_log_that_is_not_there_yet_is_empty(path: Path) -> None:
 # The end of a log
 
 
+def test_what_cannot_be_read_is_as_if_it_were_not_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def assert_empty() -> None:
+        assert log.read(path) == log.Piece("", 0, 0, 0, False)
+        assert log.tail(path, 5) == ([], 0)
+        assert measurements.last_record(path) is None
+        assert measurements.last_progress(path)["message"] == ""
+        assert measurements.records(path) == []
+        assert measurements.sample(path, 5) == measurements.Sample([], 0)
+        assert measurements.page(path, 0, 5) == ([], None)
+
+    def refuse(_path: Path, *_args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path.mkdir()
+    assert_empty()
+    monkeypatch.setattr(Path, "open", refuse)
+    assert_empty()
+
+
 def test_the_tail_says_how_much_it_left_out(path: Path) -> None:
     path.write_text("".join(f"line {number}\n\n" for number in range(30)) + "x" * 1000 + "\n")
     shown, left_out = log.tail(path, 3)

@@ -105,7 +105,8 @@ def test_half_a_line_and_wrong_types_in_the_measurements_are_skipped(runs: Super
     gate = tmp_path / "gate"
     run_id = runs.submit("train", WORKER, {"steps": 3, "until": str(gate)})
     began(runs, run_id)
-    until(lambda: len((runs.folder(run_id) / "metrics.jsonl").read_bytes().splitlines()) == 3)
+    measured = runs.folder(run_id) / "metrics.jsonl"
+    until(lambda: measured.exists() and len(measured.read_bytes().splitlines()) == 3)
     with (runs.folder(run_id) / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 4, "lo')
     with (runs.folder(run_id) / "events.jsonl").open("ab") as file:

@@ -112,6 +112,7 @@ def test_a_run_that_ended_early_is_resumed_by_a_new_one(runs, state):
     args = runs.spec(new)["args"]
     assert args["resume_from"] == run_id
     assert args["recipe"] == RECIPE
+    assert "-P" in runs.spec(new)["command"]  # nothing is imported from the folder it is started in
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "cancelling"])
@@ -252,6 +253,13 @@ def test_what_no_resume_needs_is_listed_with_its_bytes_and_removed(runs):
     assert checkpoints.sealed_steps(root) == [4, 6]
     everything = reclaiming.reclaimable(runs, resumable_too=True)
     assert {entry.path.name for entry in everything} == {"checkpoint-4", "checkpoint-6"}
+
+
+def test_while_the_newest_checkpoint_is_damaged_the_ones_before_are_needed(runs):
+    run_id = make_run(runs)
+    folders = [add_checkpoint(runs, run_id, step, best_step=step) for step in (2, 4, 6)]
+    (folders[-1] / "weights.bin").write_bytes(b"w" * 999)
+    assert reclaiming.reclaimable(runs) == []
 
 
 def test_shared_files_count_once_and_not_while_another_run_has_them(runs):

@@ -120,8 +120,10 @@ def _needed(tool: str | None, purpose: str) -> str:
 
 def _run_converter(converter: str, arguments: Sequence[str | Path], output: Path, check: Check, *, what: str) -> None:
     # The user's own converter brings its own gguf library beside it; the script puts it on its path itself.
+    # What else lies beside it, it imports by the folder it lies in, which a run's environment would keep from it.
+    environment = {**OFFLINE, "PYTHONSAFEPATH": ""}
     try:
-        run_child([sys.executable, converter, *arguments], check=check, environment=OFFLINE)
+        run_child([sys.executable, converter, *arguments], check=check, environment=environment)
     except ChildFailed as failure:
         if "pre-tokenizer was not recognized" in failure.tail:
             raise BadInput(

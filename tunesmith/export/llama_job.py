@@ -38,7 +38,7 @@ def run_job(job: str, arguments: dict[str, Any], *, check: Callable[[], None]) -
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         order, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         order.write_text(json.dumps({**arguments, "job": job, "answer": str(answer)}), encoding="utf-8")
-        run_child([sys.executable, "-m", MODULE, order], check=check, environment=_environment())
+        run_child([sys.executable, "-P", "-m", MODULE, order], check=check, environment=_environment())
         return json.loads(answer.read_text(encoding="utf-8"))
 
 

@@ -101,6 +101,9 @@ def _next(row: RunRow, result: dict[str, Any] | None, step: int | None) -> str:
     return {
         "extract": f'score_dataset(dataset_id="{found.get("dataset", {}).get("dataset_id")}")',
         "score": "Read the findings; then clean_dataset with the same dataset_id, or split_dataset if it is clean.",
+        "import": f'score_dataset(dataset_id="{found.get("dataset_id")}")',
+        "split": f'plan_training(dataset_id="{found.get("dataset_id")}")',
+        "write": "Nothing: the file is written.",
         "clean": f'split_dataset(dataset_id="{found.get("dataset_id")}")',
         "train": f'diagnose_run(run_id="{row.run_id}"), then export_gguf(model="{found.get("model_id")}")',
         "export": f'register_ollama(model="{found.get("model_id")}", name="my-notes"), or compare_models.',

@@ -52,7 +52,7 @@ def read(path: Path, offset: int | None = None, *, finished: bool = False) -> Pi
                 if len(piece.text.encode()) <= READ_LIMIT:
                     return piece
                 limit //= 2  # what is not text takes up to three times the room when it is shown
-    except FileNotFoundError:
+    except OSError:  # not there, a folder, or another user's: what cannot be read is no log
         return Piece("", 0, 0, 0, False)
 
 

@@ -1,4 +1,7 @@
-"""Reading a run's progress and measurements: lines of JSON; damaged ones are skipped, large files read in places."""
+"""Reading a run's progress and measurements: lines of JSON; damaged ones are skipped, large files read in places.
+
+A file that cannot be read (missing, a folder, another user's) counts as an empty one, as a damaged line counts as none.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             return [record for line in _lines(file) if (record := _parse(line)) is not None]
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
@@ -79,7 +82,7 @@ def sample(path: Path, limit: int) -> Sample:
                 lines, seen = file.read().split(b"\n"), size
             else:
                 lines, seen = _places(file, size), PLACES * PLACE_BYTES
-    except FileNotFoundError:
+    except OSError:
         return Sample([], 0)
     found = [record for line in lines if (record := _parse(line)) is not None]
     points = [_plain(record) for record in thin(found, limit)]
@@ -98,7 +101,7 @@ def page(path: Path, offset: int, limit: int) -> tuple[list[dict[str, Any]], int
             file.seek(offset - before)
             content = file.read(PAGE_BYTES)
             more = len(content) == PAGE_BYTES
-    except FileNotFoundError:
+    except OSError:
         return [], None
     at = content.find(b"\n") + 1 if before and content[:1] != b"\n" else before
     if before and at == 0:
@@ -158,7 +161,7 @@ def _end_of(path: Path, reach: int) -> bytes:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - reach))
             return file.read(reach)
-    except FileNotFoundError:
+    except OSError:
         return b""
 
 

@@ -53,13 +53,13 @@ def take_lock(run_dir: Path, name: str) -> int | None:
 
 
 def is_locked(run_dir: Path, name: str) -> bool | None:
-    """Whether a lock of a run is held. None where the platform cannot tell."""
+    """Whether a lock of a run is held. None where that cannot be told: no flock here, no file, or another user's."""
     if sys.platform == "win32":
         return None
     try:
         descriptor = os.open(run_dir / name, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+    except (FileNotFoundError, PermissionError):
+        return None  # removed by hand, its holders may live on
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -108,7 +108,7 @@ def send(pid: int | None, started: float | None, number: signal.Signals) -> bool
         return False
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or another user's: its shim finds the wish in the store
         return False
     return True
 
@@ -151,6 +151,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, its output appended to `log`, holding the given locks.
 
+    No Python that it starts imports from the folder it happens to be in, where a `json.py` may lie.
+
     Args:
         locks: the variable by which the process finds a lock's descriptor, and the descriptor.
     """
@@ -163,5 +165,5 @@ def spawn(
             stderr=output,
             start_new_session=True,
             pass_fds=[lock for lock in locks.values() if lock is not None],
-            env={**environment, **named},
+            env={**environment, **named, "PYTHONSAFEPATH": "1"},
         )

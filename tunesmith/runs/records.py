@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 State = Literal["queued", "starting", "running", "cancelling", "succeeded", "failed", "cancelled", "lost"]
-Kind = Literal["extract", "score", "clean", "train", "export", "register", "compare"]
+Kind = Literal["extract", "import", "score", "clean", "split", "write", "train", "export", "register", "compare"]
 
 
 class Record(BaseModel):

@@ -83,12 +83,16 @@ class AdoptedWorker:
         return True
 
     def _lives(self) -> bool:
-        if self.pid is None:  # its shim was killed before it could write the pid down
-            eldest = min(process.processes_of(self.run_dir.name), key=lambda found: found.pid, default=None)
-            if eldest is None:
-                return bool(process.is_locked(self.run_dir, process.ALIVE))
-            self.pid, self.started = eldest.pid, process.started_at(eldest.pid)
-        return process.is_same_process(self.pid, self.started)
+        if process.is_same_process(self.pid, self.started):
+            return True
+        eldest = min(process.processes_of(self.run_dir.name), key=lambda found: found.pid, default=None)
+        if eldest is None:  # whoever holds the lock shows no environment, or has another: it is not ended for that
+            return bool(process.is_locked(self.run_dir, process.ALIVE))
+        if self.pid not in (None, eldest.pid):
+            return False  # it is gone, and only what it started is left
+        # Its shim was killed before it could write the pid down, or wrote another start down.
+        self.pid, self.started = eldest.pid, process.started_at(eldest.pid)
+        return True
 
     def terminate(self) -> None:
         process.send(self.pid, self.started, signal.SIGTERM)
@@ -123,7 +127,9 @@ class Shim:
     def _start(self) -> None:
         lock = process.inherited_lock(process.ALIVE_VARIABLE)
         slot = self.store.get(self.run_id).slot or ""
-        environment = {**os.environ, process.RUN_VARIABLE: self.run_id, **self.spec["environment"].get(slot, {})}
+        # An earlier version, whose run may still wait, wrote no environment down.
+        own = self.spec.get("environment", {}).get(slot, {})
+        environment = {**os.environ, process.RUN_VARIABLE: self.run_id, **own}
         environment.pop(process.SHIM_VARIABLE, None)
         command = [*self.spec["command"], str(self.run_dir)]
         try:

@@ -73,7 +73,8 @@ class Supervisor:
             request_sha256=digest,
             resume_of=resume_of,
         )
-        if row.request_sha256 != digest:
+        # None: an earlier version started it and did not write down what was asked for.
+        if row.request_sha256 not in (None, digest):
             raise Conflict(
                 f"idempotency_key {idempotency_key!r} belongs to {row.run_id}, which was asked for something else.",
                 next="Use another key, or leave it out.",
@@ -142,11 +143,16 @@ class Supervisor:
 
     def discard_unqueued(self) -> None:
         """Remove what a server left that was killed after it made a run's folder and before it queued the run."""
-        folders = {folder.name: folder for folder in self.workspace.runs.iterdir()}
+        # Only folders of runs: a file manager leaves files of its own (`.DS_Store`), a person whatever he likes.
+        folders = {folder.name: folder for folder in self.workspace.runs.glob("run_*") if folder.is_dir()}
         for name in folders.keys() - self.store.ids():
-            kept = {path.name for path in folders[name].iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
+            try:
+                kept = {path.name for path in folders[name].iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
+                age = time.time() - folders[name].stat().st_mtime
+            except (FileNotFoundError, PermissionError):
+                continue  # another server removed it a moment ago, or it is another user's
             # A folder in which something ran is kept whatever the database says: it may be an older copy of itself.
-            if kept <= {"spec.json", RESERVE} and time.time() - folders[name].stat().st_mtime > ABANDONED_S:
+            if kept <= {"spec.json", RESERVE} and age > ABANDONED_S:
                 shutil.rmtree(folders[name], ignore_errors=True)
 
     def cancel(self, run_id: str) -> RunRow:
@@ -205,7 +211,7 @@ class Supervisor:
             error = {"code": "spawn_failed", "message": "Its process never started.", "next": "Start it again."}
             return self.store.transition(row.run_id, FAILED, error=error)
         alive = process.is_locked(run_dir, process.ALIVE)
-        if alive is None:  # no flock here: believe the processes that were written down
+        if alive is None:  # the lock cannot be looked at: believe the processes that were written down
             alive = here and any(
                 process.is_same_process(pid, started)
                 for pid, started in ((row.shim_pid, row.shim_started), (row.worker_pid, row.worker_started))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -52,7 +51,7 @@ class TunesmithServer(MCPServer[Any]):
 
 def build_services(settings: Settings) -> Services:
     """Raises `WorkspaceUnusable` when the workspace cannot be used."""
-    workspace = Workspace(settings.workspace_folder(), settings.allow_roots or [Path.cwd()])
+    workspace = Workspace(settings.workspace_folder(), settings.roots())
     runs = Supervisor(workspace)
     return Services(workspace=workspace, runs=runs, watcher=Watcher(runs), ollama_host=settings.ollama_host)
 

@@ -18,7 +18,7 @@ from tunesmith.runs.states import SUCCEEDED, TERMINAL
 from tunesmith.runs.store import RunRow
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.training.continuing import CHECKPOINTS, ancestry
-from tunesmith.training.saved import Saved
+from tunesmith.training.saved import FILE, Saved
 from tunesmith.workspace import Workspace
 
 SUPERSEDED = "the run that continued it succeeded"
@@ -120,14 +120,17 @@ def _superseded(workspace: Workspace, rows: Sequence[RunRow]) -> set[str]:
 
 
 def _needed_steps(root: Path) -> set[int]:
-    """Of a run that ended: its newest sealed checkpoint, and the one that knows as the best."""
-    newest = checkpoints.newest_sealed_step(root)
-    if newest is None:
-        return set()
+    """Of a run that ended: its newest checkpoint, and the one that knows as the best; all, if the newest is damaged."""
+    sealed = checkpoints.sealed_steps(root)
+    if len(sealed) < 2:
+        return set(sealed)
+    newest = sealed[-1]
+    if checkpoints.problem_of(checkpoints.folder_of(root, newest), [FILE]) is not None:
+        return set(sealed)  # a resume will set it aside and go on from one of the others
     try:
         best = Saved.read(checkpoints.folder_of(root, newest)).looks.best_step
     except BadInput:
-        return set(checkpoints.sealed_steps(root))  # not understood, so not judged
+        return set(sealed)  # not understood, so not judged
     return {newest, best}
 
 

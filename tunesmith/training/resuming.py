@@ -76,7 +76,8 @@ def resume_run(runs: Supervisor, run_id: str, changes: Mapping[str, Any], *, ide
     repeated = idempotency_key is not None and runs.store.with_key(idempotency_key) is not None
     return runs.submit(
         "train",
-        [sys.executable, "-m", "tunesmith.training.worker"],
+        # -P: the folder the server was started in must not stand before the library.
+        [sys.executable, "-P", "-m", "tunesmith.training.worker"],
         {} if repeated else _arguments(runs, row, spec["args"], options.given()),
         slots=row.slots,  # the same devices
         environment=spec.get("environment"),
