@@ -81,7 +81,7 @@ def application() -> typer.Typer:
     """Every command. `serve` is here for the help alone: `main` runs it without typer."""
     import typer
 
-    from tunesmith import cli_runs
+    from tunesmith import cli_data, cli_runs
 
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -94,6 +94,7 @@ def application() -> typer.Typer:
         """Serve MCP over stdio, or over HTTP with --http. `serve --help` lists its options."""
         serve([])
 
+    app.add_typer(cli_data.application(), name="data")
     app.add_typer(cli_runs.application(), name="runs")
     app.command("demo")(demo)
     app.command("doctor")(doctor)
@@ -174,7 +175,7 @@ def install() -> None:
     """Print what to paste into Claude Desktop or run for Claude Code. Writes nothing."""
     import shlex
 
-    command = [sys.executable, "-m", "tunesmith", "serve"]
+    command = [sys.executable, "-P", "-m", "tunesmith", "serve"]
     notes = ["--allow-root", str(Path.home() / "notes")]
     block = {"mcpServers": {"tunesmith": {"command": command[0], "args": [*command[1:], *notes]}}}
     print("Claude Desktop: merge into claude_desktop_config.json (Settings > Developer > Edit Config):\n")

@@ -106,15 +106,21 @@ def follow(runs: Supervisor, run_id: str, console: Console) -> int:
     Returns:
         0: it succeeded; 1: it failed, was cancelled or lost; 130: Ctrl-C, the run goes on.
     """
-    watch = _with_bar if cli_text.moves(console) else _plainly
-    try:
-        run = watch(runs, run_id, console)
-    except KeyboardInterrupt:
-        _print(console, f"Stopped following. The run goes on: tunesmith runs follow {run_id}")
-        _print(console, f"To cancel it: tunesmith runs cancel {run_id}")
+    run = watch(runs, run_id, console)
+    if run is None:
         return STOPPED
     _show_end(run, console)
     return 0 if run.state == SUCCEEDED else 1
+
+
+def watch(runs: Supervisor, run_id: str, console: Console) -> Run | None:
+    """Show a run until it ends, but not how it ended. None after Ctrl-C: the run goes on, and that was said."""
+    try:
+        return (_with_bar if cli_text.moves(console) else _plainly)(runs, run_id, console)
+    except KeyboardInterrupt:
+        _print(console, f"Stopped following. The run goes on: tunesmith runs follow {run_id}")
+        _print(console, f"To cancel it: tunesmith runs cancel {run_id}")
+        return None
 
 
 def wait_for_end(runs: Supervisor, run_id: str, console: Console) -> Run:

@@ -9,16 +9,16 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from tunesmith import cli_ids
 from tunesmith.errors import Conflict, InvalidArgument, NotFound, WorkspaceUnusable
 from tunesmith.runs.outcome import read_result
 from tunesmith.runs.records import Kind
 from tunesmith.runs.states import ACTIVE, CANCELLED, QUEUED, STATES, SUCCEEDED, TERMINAL
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.server.settings import Settings
-from tunesmith.workspace import Workspace, check_id
+from tunesmith.workspace import Workspace
 
 PAGE = 100  # runs read at once
-MOST_NAMED = 5  # candidates that an ambiguous id is answered with
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or letters that only it begins or ends with.")]
 Where = Annotated[
@@ -191,24 +191,31 @@ def clean(
         print(f"{cli_text.size(sum(reclaim(runs, item) for item in found))} freed.")
 
 
-def open_runs(workspace: Path | None) -> Supervisor:
+def open_runs(workspace: Path | None, *, reads: Path | None = None, make: bool = False) -> Supervisor:
     """The runs of a workspace that is there.
 
     Args:
         workspace: as given with --workspace; None for TUNESMITH_WORKSPACE or the default, as in `serve`.
+        reads: a further folder or file that may be read or written: the person at the terminal named it.
+        make: make the workspace if there is none.
 
     Raises:
         WorkspaceUnusable: there is none, or it cannot be used.
     """
     settings = Settings() if workspace is None else Settings(workspace=workspace)
-    folder = settings.workspace_folder().expanduser()
-    if not folder.exists():
+    folder = settings.workspace_folder()
+    try:
+        missing = not folder.expanduser().exists()
+    except (OSError, RuntimeError):
+        missing = False  # too long a name, `~nobody`, no permission: the workspace says which
+    if missing and not make:
         # Looking must not make a workspace where a name was mistyped.
         raise WorkspaceUnusable(
-            f"There is no workspace {folder.absolute()}.",
+            f"There is no workspace {folder.expanduser()}.",
             next="Name one with --workspace or TUNESMITH_WORKSPACE; the first `tunesmith serve` there makes it.",
         )
-    return Supervisor(Workspace(folder, settings.allow_roots or [Path.cwd()]))
+    named = [] if reads is None else [reads]
+    return Supervisor(Workspace(folder, [*settings.roots(), *named]))
 
 
 def find_run(runs: Supervisor, text: str) -> str:
@@ -218,29 +225,8 @@ def find_run(runs: Supervisor, text: str) -> str:
         InvalidArgument: an id of something else, or several runs fit.
         NotFound: none fits.
     """
-    given = text.strip().lower()
-    letters = given.removeprefix("run_")
-    if text.startswith(("ds_", "mdl_", "cmp_")):
-        check_id("run", text)
     ids = [row[0] for row in runs.store.database.read("SELECT run_id FROM runs ORDER BY seq DESC")]
-    if f"run_{letters}" in ids:
-        return f"run_{letters}"
-    # "run_" alone begins every id; with it, no end of an id can be meant.
-    fitting = [
-        run_id
-        for run_id in ids
-        if letters and (run_id.startswith(f"run_{letters}") or (letters == given and run_id.endswith(letters)))
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
-        raise NotFound(
-            f"There is no run {text[:60]!r} in {runs.workspace.root}.", next="See what there is: tunesmith runs list."
-        )
-    more = f" and {len(fitting) - MOST_NAMED} more" if len(fitting) > MOST_NAMED else ""
-    raise InvalidArgument(
-        f"{text[:60]!r} could be {', '.join(fitting[:MOST_NAMED])}{more}.", next="Give more of its letters."
-    )
+    return cli_ids.find("run", text, ids, runs.workspace.root)
 
 
 def newest_active(runs: Supervisor) -> str:

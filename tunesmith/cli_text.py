@@ -135,12 +135,12 @@ def table(runs: Sequence[Run], *, width: int | None, now: datetime | None = None
     widths = [max(cell_len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
     used = sum(widths) + GAP * len(widths)
     beside = width is None or width - used >= LEAST_NOTE
-    lines = [Text(_aligned((*HEADINGS, "note" if beside else ""), widths), style="bold")]
+    lines = [Text(aligned((*HEADINGS, "note" if beside else ""), widths), style="bold")]
     for run, cells in zip(runs, rows, strict=True):
         text = note(run)
         below = text and not beside
         shown = text if width is None else shortened(text, width - (4 if below else used))
-        line = Text(_aligned((*cells, "" if below else shown), widths))
+        line = Text(aligned((*cells, "" if below else shown), widths))
         at = widths[0] + widths[1] + 2 * GAP
         line.stylize(STATE_STYLES[run.state], at, at + len(cells[2]))
         lines.append(line)
@@ -198,7 +198,7 @@ def _cells(run: Run, now: datetime) -> tuple[str, ...]:
     return (run.run_id, run.kind, run.state, progress_text(run), *times)
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+def aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     """Cells side by side, each as wide as its column on the screen; the one after the last column as it is."""
     padded = (set_cell_size(cell, width) + " " * GAP for cell, width in zip(cells[:-1], widths, strict=True))
     return ("".join(padded) + cells[-1]).rstrip()

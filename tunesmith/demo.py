@@ -325,7 +325,7 @@ async def connected(workspace: Path, notes: Path) -> AsyncIterator[Client]:
     from mcp import Client
     from mcp.client.stdio import StdioServerParameters, stdio_client
 
-    arguments = ["-m", "tunesmith", "serve", "--workspace", str(workspace), "--allow-root", str(notes)]
+    arguments = ["-P", "-m", "tunesmith", "serve", "--workspace", str(workspace), "--allow-root", str(notes)]
     # By default a client hands down almost no variables; OLLAMA_HOST, LLAMA_CPP_DIR and the like must arrive.
     server = StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
     with (workspace / "server.log").open("a", encoding="utf-8") as log:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import random
+import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.rows import clean_pair, clean_rows, pair_row, stored
@@ -83,6 +86,34 @@ def test_whatever_is_planted_only_named_rows_change(workspace: Workspace) -> Non
             assert kept[row.row_id] == row
     plan = score(workspace, dataset.dataset_id).clean_plan
     assert (plan.would_drop, plan.would_edit) == (result.dropped, result.edited)
+
+
+_PIECES = st.sampled_from(
+    ["全角,标点。", " half-width, too. ", "\u3000", "\t", "\r\n", "e\u0301", "ﬁ", "\u200b", "“引号”",
+     "```\ncode\n```\n",
+     "| a | b |\n", "联系lisi@163.com。", "13912345678", "{{name}}", "v1.2.3.4 ", "<br>", "长" * 900, "\ufffd",
+     "A sentence that ends here. ", "密码:Zk83mQp1xx "]
+)  # fmt: skip
+_TEXTS = st.one_of(st.text(max_size=60), st.lists(_PIECES, max_size=6).map("".join))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(_TEXTS, _TEXTS), min_size=1, max_size=12))
+def test_of_any_rows_only_those_that_a_check_names_are_changed_or_lost(pairs: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        rows = [pair_row(question, answer, f"r{number}") for number, (question, answer) in enumerate(pairs, start=1)]
+        rows.append(pair_row(*clean_pair(1, "zh"), "good"))
+        dataset = stored(workspace, rows)
+        score(workspace, dataset.dataset_id)
+        report = DatasetStore(workspace).report_path(dataset.dataset_id, "report.json").read_bytes()
+        named = {entry["row_id"] for entry in json.loads(report)["rows"]}
+        result = clean(workspace, dataset.dataset_id)
+        assert result.rows_in == len(rows) == result.kept + result.dropped
+        assert sum(result.by_check.values()) == result.dropped
+        kept = _kept(workspace, result.dataset_id)
+        for row in rows:
+            assert row.row_id in named or kept[row.row_id] == row
 
 
 def test_what_is_cleaned_has_nothing_left_to_clean(workspace: Workspace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.decoding import decode
-from tunesmith.data.documents import MAX_FILE_BYTES, Document, SkippedFile, find, read
+from tunesmith.data.documents import MAX_FILE_BYTES, MAX_FILE_LINES, Document, SkippedFile, find, read
 from tunesmith.errors import BadInput, NotFound, PathRefused
 from tunesmith.workspace import Workspace
 
@@ -63,6 +63,9 @@ def test_what_is_not_notes_is_skipped_with_a_reason(workspace: Workspace, notes:
     (notes / "image.md").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 64)
     (notes / "blank.md").write_text(" \n\n")
     (notes / "huge.md").write_bytes(b"x" * (MAX_FILE_BYTES + 1))
+    (notes / "lines.md").write_bytes(b"x\n" * (MAX_FILE_LINES + 1))
+    (notes / "folder.md").mkdir()
+    (notes / "folder.txt").symlink_to(notes / "folder.md")
     documents, skipped = look(workspace, notes)
     assert documents == []
     assert skipped == {
@@ -72,6 +75,8 @@ def test_what_is_not_notes_is_skipped_with_a_reason(workspace: Workspace, notes:
         "binary.md": "binary: not text in any encoding",
         "blank.md": "empty",
         "huge.md": "larger than 8 MB",
+        "lines.md": "more than 200,000 lines",
+        "folder.txt": "link to a folder, not followed",
         "image.md": "binary: not text in any encoding",
         "node_modules/": "folder of packages or caches",
         "picture.png": "not a notes file (.png)",
@@ -182,3 +187,11 @@ def test_decoded_text_has_one_kind_of_line_end_and_can_be_stored() -> None:
 def test_one_broken_byte_does_not_turn_utf8_into_another_encoding() -> None:
     damaged = (CHINESE * 5).encode() + b"\xff" + CHINESE.encode()
     assert decode(damaged) == CHINESE * 5 + "\ufffd" + CHINESE
+
+
+def test_a_notebook_may_be_bigger_for_its_pictures(workspace: Workspace, notes: Path) -> None:
+    picture = (
+        '{"cell_type": "code", "source": ["1"], "outputs": [{"data": {"image/png": "' + "A" * MAX_FILE_BYTES + '"}}]}'
+    )
+    (notes / "big.ipynb").write_text('{"cells": [' + picture + "]}")
+    assert look(workspace, notes) == (["big.ipynb"], {})

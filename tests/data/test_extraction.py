@@ -231,6 +231,12 @@ def test_notes_without_an_example_say_why(workspace: Workspace, notes: Path) -> 
         "```python\n" + '"""' * 30_000 + "\n```",
         "```js\n" + "/** a " * 20_000 + "\n```",
         "//// " * 20_000,
+        "See [a](b) " * 5_000,
+        "<details>\n<summary>x?</summary>\n\nan answer to it\n\n" * 2_000,
+        "<details>\n<summary>x?</summary>\n\nan answer to it\n\n" * 500 + "</details>\n\n" * 500,
+        "{{ x }} {% raw %} {0} ${a} {{{ }}} %s {" * 5_000,
+        "| a | b |\n|---|---|\n" + "".join(f"| key {n} | a value of some length {n} |\n" for n in range(5_000)),
+        "".join(f"[r{n}]: u\n" for n in range(10_000)) + "[r1][r2] " * 5_000,
     ],
     ids=lambda text: repr(text[:8]),
 )
@@ -239,3 +245,43 @@ def test_no_text_takes_long(workspace: Workspace, notes: Path, text: str) -> Non
     started = time.process_time()
     extract(workspace, str(notes))
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("deep.html", "<ul><li>x" * 5_000),
+        ("folded.html", "<details><summary>Is it?</summary>It is, says the text. " * 5_000),
+        ("tables.html", "<table><tr><td>x" * 5_000),
+        ("unclosed.html", "<a <b " * 50_000),
+        ("odd.html", "<script>" + "<" * 50_000 + "</script><!--" + "-" * 50_000 + "<p " + 'a="b" ' * 20_000),
+        ("deep.rst", "".join(" " * depth + "quoted text\n\n" for depth in range(1, 2_000))),
+        ("lists.rst", "".join("  " * depth + "- an entry\n\n" for depth in range(1, 2_000))),
+        ("broken.rst", ".. foo::\n.. bar:: `\n   :x\n.. |\n.. [1\n.. code::\n+--+\n|a\n=== ==\na\n" * 2_000),
+        ("headings.rst", "Heading\n-------\n\n" * 30_000),
+        ("lone.txt", "Lone\n\nThis line is prose and it is long enough to stand under it.\n\n" * 20_000),
+        ("headings.md", "# heading\n" * 100_000),
+        ("line.txt", "word " * 1_000_000),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_no_file_of_any_kind_takes_long_or_stops_the_rest(
+    workspace: Workspace, notes: Path, name: str, text: str
+) -> None:
+    (notes / "good.md").write_text("# A\n\nThis section is long enough to be an answer.\n")
+    (notes / name).write_text(text)
+    started = time.process_time()
+    result = extract(workspace, str(notes))
+    assert result.files.read + result.files.skipped_total >= 2
+    assert result.sections.total == result.sections.used + result.sections.skipped_total
+    assert time.process_time() - started < 10
+
+
+def test_a_section_that_only_points_elsewhere_is_skipped_with_that_reason(workspace: Workspace, notes: Path) -> None:
+    (notes / "a.md").write_text(
+        "# A\n\nThis section is long enough to be an answer.\n\n## More\n\nSee [the guide](g.md) for more.\n\n"
+        "## Picture\n\n![a heron in the reeds](heron.png)\n"
+    )
+    result = extract(workspace, str(notes))
+    assert (result.sections.total, result.sections.used) == (3, 1)
+    assert {skip.reason for skip in result.sections.skipped} == {"only links, pictures and pointers to other pages"}

@@ -271,7 +271,10 @@ def test_a_huge_line_costs_only_itself(workspace: Workspace, notes: Path) -> Non
         (b'{"a": 1, "b": [1]}', BadInput),
         (b"\x80\x04\x95\x00\x00", BadInput),
         (b"PAR1 but not really", BadInput),
-        (gzip.compress(b'{"prompt": "q", "completion": "a"}'), NotSupported),
+        (gzip.compress(b'{"prompt": "q", "completion": "a"}')[:-9], BadInput),
+        (gzip.compress(gzip.compress(b'{"prompt": "q", "completion": "a"}')), NotSupported),
+        (b"PK\x03\x04 a zip", NotSupported),
+        (b'[{"prompt": "q' + b"x" * (17 * 2**20), BadInput),
     ],
 )
 def test_a_file_that_holds_no_rows_is_refused_and_leaves_nothing(
@@ -431,4 +434,189 @@ def test_a_file_of_rows_survives_import_and_export(
     result = import_dataset(workspace, str(path), format="alpaca")
     exported = export_dataset(workspace, result.dataset_id, format="alpaca")
     lines = Path(exported.path).read_text(encoding="utf-8").split("\n")[:-1]
-    assert [json.loads(line) for line in lines] == records
+    # Alpaca's empty system message is none; a file in which one row has a system message has the field in all.
+    back = [json.loads(line) for line in lines]
+    assert [{**row, "system": row.get("system", "")} for row in back] == [{"system": "", **row} for row in records]
+
+
+KEYS = st.sampled_from(["=cmd()", "id", 'a "b"', "line\nend", "来源", "nul\0", "null"])
+CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+    ["=1+1", "007", "1e5", "null", "", "\0", "\r\n", '"', "'", "\ufeff", "[1]", "{}"]
+)
+
+
+def nothing_like_messages(row: dict[str, str]) -> bool:
+    return not any(text.lstrip().startswith("[{") for text in row.values())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["jsonl", "json", "csv", "parquet"]),
+    st.lists(KEYS, max_size=3, unique=True).flatmap(
+        lambda keys: st.lists(
+            st.fixed_dictionaries(dict.fromkeys(["prompt", "completion", *keys], CELLS)).filter(nothing_like_messages),
+            min_size=1,
+            max_size=5,
+        )
+    ),
+)
+def test_no_text_and_no_key_is_changed_on_its_way_in_and_out(
+    workspace: Workspace, notes: Path, kind: str, rows: list[dict[str, str]]
+) -> None:
+    if kind == "csv" and any(set("\n\0") & set(key) for key in rows[0]):
+        return  # a name over two lines or with a NUL cannot head a column
+    path = notes / "in"
+    _write(path, kind, rows)
+    result = import_dataset(workspace, str(path))
+    assert result.rejected == []
+    exported = export_dataset(
+        workspace, result.dataset_id, format="prompt_completion", path=str(notes / "out.json"), overwrite=True
+    )
+    assert json.loads(Path(exported.path).read_text(encoding="utf-8")) == rows
+
+
+@given(st.dictionaries(st.sampled_from(["name", "weight", "=x", "tool_calls"]), JSON, max_size=2))
+def test_fields_of_messages_survive_whatever_they_hold(fields: dict[str, Any]) -> None:
+    if fields.get("tool_calls"):
+        return
+    record = {"messages": [{"role": "user", "content": "q", **fields}, ANSWER]}
+    assert from_row(to_row(record, "messages"), "messages") == record
+
+
+def test_fields_that_are_null_do_not_stand_in_the_way_of_other_formats() -> None:
+    record = {"messages": [{"role": "user", "content": "q", "name": None, "tool_calls": None}, ANSWER]}
+    row = to_row(record, "messages")
+    assert from_row(row, "alpaca") == {"instruction": "q", "input": "", "output": "a"}
+    assert from_row(row, "prompt_completion") == {"prompt": "q", "completion": "a"}
+
+
+def test_numbers_beyond_64_bits_are_rejected_and_not_rounded(workspace: Workspace, notes: Path) -> None:
+    path = notes / "rows.jsonl"
+    start = '{"prompt": "q", "completion": "a", "id": '
+    lines = [f"{start}{number}}}" for number in (2**63, 2**70, "1e300", 1.5)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    result = import_dataset(workspace, str(path))
+    assert [(entry.line, "64" in entry.reason or "range" in entry.reason) for entry in result.rejected] == [(2, True)]
+    kept = [row.meta["extra"]["id"] for row in DatasetStore(workspace).rows(result.dataset_id)]
+    assert kept == [2**63, 1e300, 1.5]
+
+
+def test_every_rejected_row_is_in_a_file_beside_the_rows_and_the_result_says_how_many_it_leaves_out(
+    workspace: Workspace, notes: Path
+) -> None:
+    path = notes / "rows.jsonl"
+    path.write_text('{"prompt": "q", "completion": "a"}\n' + "broken\n" * 130, encoding="utf-8")
+    result = import_dataset(workspace, str(path))
+    assert (len(result.rejected), result.rejected_total, result.rejected_left_out) == (50, 130, 80)
+    assert result.rejected_file is not None
+    lines = Path(result.rejected_file).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["line"] for line in lines] == list(range(2, 132))
+    clean = notes / "clean.jsonl"
+    clean.write_text('{"prompt": "q", "completion": "a"}\n', encoding="utf-8")
+    whole = import_dataset(workspace, str(clean))
+    assert whole.rejected_file is None
+    assert not DatasetStore(workspace).report_path(whole.dataset_id, "rejected.jsonl").exists()
+
+
+def test_of_a_file_that_is_half_in_one_format_and_half_in_another_each_half_can_be_had(
+    workspace: Workspace, notes: Path
+) -> None:
+    path = notes / "rows.jsonl"
+    pair = json.dumps({"instruction": "q", "output": "a"})
+    talk = json.dumps({"messages": [{"role": "user", "content": "q"}, ANSWER]})
+    path.write_text("".join(f"{pair}\n{talk}\n" for _ in range(10)), encoding="utf-8")
+    first = import_dataset(workspace, str(path))
+    assert (first.format, first.rows, first.rejected_total) == ("alpaca", 10, 10)
+    assert "written as messages" in first.rejected[0].reason
+    second = import_dataset(workspace, str(path), format="messages")
+    assert (second.rows, [entry.line for entry in second.rejected]) == (10, list(range(1, 21, 2)))
+
+
+@pytest.mark.parametrize("inside", ["jsonl", "json", "csv"])
+def test_a_file_packed_with_gzip_is_read_as_what_is_inside(workspace: Workspace, notes: Path, inside: str) -> None:
+    rows = [{"prompt": f"问{n}", "completion": "a,b"} for n in range(5)]
+    _write(notes / "plain", inside, rows)
+    (notes / f"rows.{inside}.gz").write_bytes(gzip.compress((notes / "plain").read_bytes()))
+    result = import_dataset(workspace, str(notes / f"rows.{inside}.gz"))
+    assert [from_row(row, "prompt_completion") for row in DatasetStore(workspace).rows(result.dataset_id)] == rows
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("said", ["", "sep={}\r\n"])
+def test_a_table_may_have_any_usual_delimiter(workspace: Workspace, notes: Path, delimiter: str, said: str) -> None:
+    path = notes / "rows.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        file.write(said.format(delimiter))
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(["instruction", "output", "note, with; all\tof|them"])
+        writer.writerow(["q,;|\t", "a\nb", ""])
+    (row,) = DatasetStore(workspace).rows(import_dataset(workspace, str(path)).dataset_id)
+    assert (row.instruction, row.output) == ("q,;|\t", "a\nb")
+
+
+def test_two_columns_of_one_name_are_refused(workspace: Workspace, notes: Path) -> None:
+    path = notes / "rows.csv"
+    path.write_text("prompt,completion,completion\nq,a,b\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="two columns"):
+        import_dataset(workspace, str(path))
+
+
+def test_nested_columns_of_parquet_become_conversations(workspace: Workspace, notes: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "q", "name": None},
+                {"role": "assistant", "content": "a", "name": "B"},
+            ],
+            "tags": {"day": 3, "more": [1, 2]},
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "q2", "name": None},
+                {"role": "assistant", "content": "a", "name": None},
+            ],
+            "tags": None,
+        },
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), notes / "rows.parquet")
+    first, second = DatasetStore(workspace).rows(import_dataset(workspace, str(notes / "rows.parquet")).dataset_id)
+    assert first.meta == {"extra": {"tags": {"day": 3, "more": [1, 2]}}, "turns": {"1": {"name": "B"}}}
+    assert (second.instruction, second.meta) == ("q2", {})
+
+
+def test_a_huge_line_in_a_wide_encoding_costs_only_itself(workspace: Workspace, notes: Path) -> None:
+    good = '{"prompt": "q", "completion": "a"}\n'
+    (notes / "rows.jsonl").write_text(good + "x" * (17 * 2**20) + "\n" + good, encoding="utf-16")
+    result = import_dataset(workspace, str(notes / "rows.jsonl"))
+    assert (result.rows, [(entry.line, "MiB" in entry.reason) for entry in result.rejected]) == (2, [(2, True)])
+
+
+def test_an_import_tells_how_far_it_is_and_can_be_stopped(workspace: Workspace, notes: Path) -> None:
+    path = notes / "rows.jsonl"
+    path.write_text('{"prompt": "q", "completion": "a"}\n' * 5000, encoding="utf-8")
+    told: list[tuple[str, int, int]] = []
+    import_dataset(workspace, str(path), on_progress=lambda *what: told.append(what))
+    assert [message for message, _done, _total in told] == ["0 rows read", "2,000 rows read", "4,000 rows read"]
+
+    def stop(*_what: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset(workspace, str(path), on_progress=stop)
+    assert DatasetStore(workspace).page(1)[2] == 1
+
+
+def test_an_export_says_what_llama_factory_has_to_know(workspace: Workspace, notes: Path) -> None:
+    row = pair_row("q", "a")
+    row.messages.insert(0, Message(role="system", content="s"))
+    dataset = stored(workspace, [*clean_rows(2), row])
+    result = export_dataset(workspace, dataset.dataset_id, format="alpaca", path=str(notes / "mine.jsonl"))
+    assert result.llama_factory is not None
+    assert result.llama_factory["mine"]["file_name"] == "mine.jsonl"
+    assert result.llama_factory["mine"]["columns"]["system"] == "system"
+    assert {len(json.loads(line)) for line in (notes / "mine.jsonl").read_text().splitlines()} == {4}
+    pairs = export_dataset(workspace, dataset.dataset_id, format="prompt_completion", path=str(notes / "p.jsonl"))
+    assert pairs.llama_factory is None  # its prompts are lists of messages

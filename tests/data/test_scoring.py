@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from tests.data.rows import clean_pair, clean_rows, pair_row, stored
 from tunesmith.data.checks.findings import CHECKS
+from tunesmith.data.checks.private import find_private
 from tunesmith.data.checks.rows import check_row
 from tunesmith.data.near_duplicates import similar_across, similar_pairs
+from tunesmith.data.prefixes import find_prefixes
 from tunesmith.data.records import Message, Row
 from tunesmith.data.scoring import score
 from tunesmith.data.scoring_records import Score
@@ -301,6 +304,57 @@ def test_the_report_is_one_page_in_which_rows_are_only_text(workspace: Workspace
     assert "Zk83mQp1xx" not in page + report and "zhangsan@" not in page + report
 
 
+def test_the_report_marks_what_was_found_and_draws_the_lengths(workspace: Workspace) -> None:
+    question, answer = clean_pair(40, "zh")
+    rows = [
+        pair_row(question, "甲" * 900 + "致[您的姓名],您好。" + answer, "late"),
+        pair_row("怎样联系?", "写信给zhangsan@corp-mail.cn即可,一般两天之内会得到回复。", "mail"),
+        pair_row("Why?", clean_pair(41, "en")[1][:-9], "cut"),
+        *clean_rows(20),
+    ]
+    page = Path(score(workspace, stored(workspace, rows).dataset_id).report).read_text(encoding="utf-8")
+    assert "<mark>[您的姓名]</mark>" in page and "<mark>[EMAIL]</mark>" in page
+    assert "甲" * 200 not in page
+    assert page.count("<svg") >= 4 and "would drop" in page
+    assert not re.search(r"(?:src|href|url)\s*[=(]|@import|<script", page)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("PHONE", "联系电话13912345678请在工作时间拨打。"),
+        ("ID_CARD", f"身份证号{_id_card(7)}已核验。"),
+        ("BANK_CARD", f"卡号{_card(12)}开户行北京。"),
+        ("IP", "服务器IP10.23.45.67已上线"),
+        ("PASSPORT", "护照号:E12345678,请核对。"),
+        ("LICENCE_PLATE", "车牌京A8B321停在楼下。"),
+        ("LICENCE_PLATE", "新能源车沪AD12345充电中。"),
+        ("EMAIL", "邮箱lisi@163.com找他。"),
+        ("WEBHOOK", "地址https://oapi.dingtalk.com/robot/send?access_token=" + "a1" * 32 + " 。"),
+        ("TELEGRAM_TOKEN", "机器人123456789:AA" + _token(3, 33) + "。"),
+    ],
+)
+def test_private_things_between_han_characters_have_typed_placeholders(kind: str, text: str) -> None:
+    assert [found.span.kind for found in find_private(text)] == [kind]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "提交3f786850e387550fdab836ed7e6dc881de23001b修复了它。",
+        "编号550e8400-e29b-41d4-a716-446655440000,见日志。",
+        "书号ISBN 978-7-111-40701-0,第二版。",
+        "订单号SO20240612345678已发货,共1,234,567件。",
+        "浏览器 Chrome/122.0.0.0 和网段 10.0.0.0/8 都可以。",
+        "The digest is e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.",
+        "Send it to user@example.com or noreply@corp.com, from +15551234567.",
+        'allowFrom: ["120363403215116621@g.us"], driver version 535.104.5.1',
+    ],
+)
+def test_numbers_that_are_nobodys_are_left_alone(text: str) -> None:
+    assert find_private(text) == []
+
+
 def test_scoring_leaves_the_rows_alone_and_gives_the_same_twice(workspace: Workspace) -> None:
     dataset = stored(workspace, [*clean_rows(20), *clean_rows(5)])
     path = DatasetStore(workspace).rows_path(dataset.dataset_id)
@@ -363,6 +417,40 @@ def test_every_pair_above_the_threshold_is_connected_and_no_other(threshold: flo
     sides = [number % 3 == 0 for number in range(len(texts))]
     across = similar_across(texts, sides, [not side for side in sides], threshold)
     assert set(across) == {n for pair in true if sides[pair[0]] != sides[pair[1]] for n in pair if sides[n]}
+
+
+TEMPLATES: dict[str, Callable[[int], str]] = {
+    "numbers at the end": lambda n: f"What is the price of item {n}?",
+    "数字在前": lambda n: f"第{n}号商品的价格是多少元?",
+    "three slots": lambda n: f"How do I get the {n % 13}th part of a {n % 17}er when the {n % 19}ed one is broken?",
+    "growing": lambda n: "x" * (n % 60) + "y" * (n // 60),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_texts_of_one_template_are_compared_exactly(template: str) -> None:
+    texts = list(dict.fromkeys(TEMPLATES[template](number) for number in range(900)))
+    random.Random(8).shuffle(texts)
+    sets = [_shingles(text) for text in texts]
+    similar = [
+        {a for a in range(b) if len(sets[a] & sets[b]) >= 0.8 * len(sets[a] | sets[b])} for b in range(len(texts))
+    ]
+    found = list(similar_pairs(texts))
+    assert all(earlier in similar[later] for earlier, later in found)
+    assert {later for _, later in found} == {later for later, those in enumerate(similar) if those}
+
+
+def test_texts_that_are_nearly_similar_are_not_compared_each_with_each() -> None:
+    # Every two of them share 79 % of their shingles: an index that only asks for a common one meets 18 million pairs.
+    chooser = random.Random(4)
+    base = " ".join(clean_pair(1, "en")) * 2
+    own = len(base) // 8
+    texts = [base + "".join(chooser.choices("abcdefghijklmnopqrstuvwxyz", k=own)) for _ in range(6000)]
+    prefixes = find_prefixes(texts, 0.8)
+    assert len(prefixes.keys) < 0.1 * sum(map(len, texts))
+    started = time.process_time()
+    assert list(similar_pairs(texts)) == []
+    assert time.process_time() - started < 20
 
 
 def test_thousands_of_copies_are_compared_in_linear_time() -> None:

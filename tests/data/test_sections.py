@@ -107,8 +107,8 @@ def test_inline_marks_become_text() -> None:
 
 
 def test_references_become_text_where_they_are_defined() -> None:
-    text = "# A\n\nSee [`Error`][], [the guide][g] and [g], not [x] or [y][z].\n\n[`Error`]: u\n[g]: v\n"
-    assert only(text).blocks[0].text == "See `Error`, the guide and g, not [x] or [y][z]."
+    text = "# A\n\nTake [`Error`][], [the guide][g] and [g], not [x] or [y][z].\n\n[`Error`]: u\n[g]: v\n"
+    assert only(text).blocks[0].text == "Take `Error`, the guide and g, not [x] or [y][z]."
 
 
 def test_pointers_to_other_pages_leave_no_residue() -> None:
@@ -266,3 +266,48 @@ def test_headings_that_say_too_little_are_known() -> None:
     assert all(map(needs_context, ["Usage", "Overview", "1.2.0", "Where it lies", "概述", "注意事项"]))
     assert not any(map(needs_context, ["Seal rings", "校准周期", "Why Rust"]))
     assert without_number("Step 3:") == "Step 3:"
+
+
+def test_sentences_that_only_send_the_reader_elsewhere_are_left_out() -> None:
+    text = (
+        "# A\n\nIt is blue. See [the guide](g.md) for more. It floats.\n\n"
+        "- It sinks.\n- 有关设置，请参见[这里](x.md)。\n- It rusts.\n\n详见：[指南](z.md)\n"
+    )
+    assert [block.text for block in only(text).blocks] == ["It is blue. It floats.", "- It sinks.\n- It rusts."]
+    html = '<h1>A</h1><p>It is blue. See <a href="g">the guide</a> for more.</p>'
+    assert [block.text for block in only(html, "html").blocks] == ["It is blue."]
+    rst = "Pump\n====\n\nIt is blue. For more information see :ref:`guide`.\n"
+    assert [block.text for block in only(rst, "rst").blocks] == ["It is blue."]
+
+
+def test_menus_of_a_page_are_left_out() -> None:
+    html = '<div class="sidebar"><ul><li>Home</li></ul></div><h1>A</h1><p>It is blue.</p>'
+    assert [block.text for block in only(html, "html").blocks] == ["It is blue."]
+
+
+def test_roles_show_what_their_reader_would_see() -> None:
+    rst = "Pump\n====\n\nUse :class:`~a.b.Name`, :meth:`_orm.Query.all` and :ref:`the guide <guide-label>`.\n"
+    assert only(rst, "rst").blocks[0].text == "Use Name, Query.all and the guide."
+    assert only("# A\n\nUse {class}`~a.b.Name` here.\n").blocks[0].text == "Use `Name` here."
+
+
+def test_what_stands_inside_of_rst_lists_and_terms_keeps_its_structure() -> None:
+    rst = "Pump\n====\n\nterm\n  Meaning of it::\n\n    code = 1\n\n- Entry::\n\n    code = 2\n"
+    terms, entries = only(rst, "rst").blocks
+    assert terms.items[0].meaning == "Meaning of it:\n\n```\ncode = 1\n```"
+    assert "```\n  code = 2\n  ```" in entries.text
+
+
+def test_every_entry_of_a_definition_list_has_its_own_meaning() -> None:
+    [block] = only("# A\n\nOne\n: The first.\n\nTwo\n: The second.\n").blocks
+    assert [(item.term, item.meaning) for item in block.items] == [("One", "The first."), ("Two", "The second.")]
+
+
+def test_myst_notes_are_read_and_its_machinery_is_not() -> None:
+    text = "(label)=\n# A\n\n```{note}\nIt is blue.\n```\n\n```{toctree}\na\nb\n```\n"
+    assert [block.text for block in only(text).blocks] == ["It is blue."]
+
+
+def test_a_text_file_of_rst_is_read_as_rst() -> None:
+    text = "Loggers\n=======\n\n.. note::\n   It is blue.\n"
+    assert only(text, "text").blocks[0].text == "It is blue."

@@ -12,7 +12,7 @@ from tests.data.rows import clean_pair, clean_rows, pair_row, source, stored
 from tunesmith.data.near_duplicates import similar_across
 from tunesmith.data.records import Row
 from tunesmith.data.scoring import score
-from tunesmith.data.splitting import split
+from tunesmith.data.splitting import held_out_rows, split
 from tunesmith.data.store import DatasetStore
 from tunesmith.errors import BadInput, InvalidArgument, NotFound
 from tunesmith.workspace import Workspace
@@ -110,6 +110,15 @@ def test_a_split_does_not_depend_on_the_process(workspace: Workspace) -> None:
         for seed in ("1", "2")
     }
     assert hashes == {split(workspace, parent.dataset_id).sha256}
+
+
+def test_rows_in_memory_are_set_aside_as_a_stored_dataset_is(workspace: Workspace) -> None:
+    rows = clean_rows(60)
+    held_out = held_out_rows(rows, 0.2, 5)
+    result = split(workspace, stored(workspace, rows).dataset_id, eval_fraction=0.2, seed=5)
+    after = _rows(workspace, result.dataset_id)
+    assert held_out == {number for number, row in enumerate(after) if row.split == "eval"}
+    assert held_out_rows([rows[0]] * 5, 0.2, 5) == set()
 
 
 def test_rows_that_all_belong_together_cannot_be_split(workspace: Workspace) -> None:

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tests.data.rows import clean_rows, pair_row, source, stored
+from tunesmith.data.row_pages import shortened
 from tunesmith.data.store import DatasetStore
 from tunesmith.errors import EmptyInput, InvalidArgument, NotFound, StoreCorrupt
 from tunesmith.workspace import Workspace
@@ -101,6 +102,68 @@ def test_pages_of_rows_cover_every_row_once(workspace: Workspace) -> None:
         store.page_rows(dataset.dataset_id, 0)
 
 
+def test_a_page_far_inside_begins_where_the_index_says_and_older_datasets_need_none(workspace: Workspace) -> None:
+    store = DatasetStore(workspace)
+    dataset = stored(workspace, [pair_row(f"q{n}", "答" * (n % 50) * 40) for n in range(3000)])
+    index = store.rows_path(dataset.dataset_id).with_name("rows.index")
+    assert 16 * 100 < index.stat().st_size < 16 * 200
+    for start in (1, 63, 1500, 2999):
+        assert [row.instruction for row in store.page_rows(dataset.dataset_id, 2, str(start))[0]] == [
+            f"q{n}" for n in range(start, min(start + 2, 3000))
+        ]
+    index.unlink()
+    assert store.page_rows(dataset.dataset_id, 1, "2999")[0][0].instruction == "q2999"
+
+
+def test_a_page_ends_before_it_has_too_many_bytes_and_has_one_row_at_least(workspace: Workspace) -> None:
+    store = DatasetStore(workspace)
+    dataset = stored(workspace, [pair_row("q", "x" * size) for size in (1000, 1000, 90_000, 1000)])
+    first, cursor, _ = store.page_rows(dataset.dataset_id, 10, max_bytes=5000)
+    second, cursor, _ = store.page_rows(dataset.dataset_id, 10, cursor, max_bytes=5000)
+    third, end, _ = store.page_rows(dataset.dataset_id, 10, cursor, max_bytes=5000)
+    assert [len(page) for page in (first, second, third)] == [2, 1, 1]
+    assert end is None
+
+
+def test_rows_that_are_gone_from_the_end_are_said_to_be(workspace: Workspace) -> None:
+    dataset = stored(workspace, clean_rows(3))
+    path = DatasetStore(workspace).rows_path(dataset.dataset_id)
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(StoreCorrupt, match="end before row 2 of 3"):
+        DatasetStore(workspace).page_rows(dataset.dataset_id, 1, "1")
+
+
+def test_a_row_too_long_to_be_shown_is_cut_and_says_so() -> None:
+    row = pair_row("q", "答" * 100_000, meta={"extra": {"numbers": list(range(10_000))}})
+    short, left_out = shortened(row, 5000)
+    assert len(short.model_dump_json()) <= 5000
+    assert left_out > 100_000
+    assert "characters left out]" in short.output
+    assert "characters" in short.meta["left_out"]
+    many = pair_row("q", "a").model_copy(update={"messages": [*pair_row("q", "a\n" * 3000).messages] * 500})
+    assert len(shortened(many, 5000)[0].model_dump_json()) <= 5000
+    assert shortened(pair_row("q", "a"), 5000) == (pair_row("q", "a"), 0)
+
+
+def test_pieces_beside_the_rows_are_taken_after_them_and_none_make_no_file(workspace: Workspace) -> None:
+    seen: list[str] = []
+
+    def rows():
+        for row in clean_rows(2):
+            seen.append("row")
+            yield row
+
+    store = DatasetStore(workspace)
+    dataset = store.create(
+        rows(),
+        name="n",
+        created_by="t",
+        extra_files={"a.jsonl": (b"%d\n" % len(seen) for _ in "x"), "b.jsonl": iter(())},
+    )
+    assert store.report_path(dataset.dataset_id, "a.jsonl").read_bytes() == b"2\n"
+    assert not store.report_path(dataset.dataset_id, "b.jsonl").exists()
+
+
 @pytest.mark.parametrize("dataset_id", ["", "ds_", "../x", "run_aaaaaaaaaaaa", "ds_AAAAAAAAAAAA", "ds_aaaaaaaaaaaa/.."])
 def test_what_is_no_dataset_id_is_refused(workspace: Workspace, dataset_id: str) -> None:
     with pytest.raises(InvalidArgument):
@@ -124,7 +187,7 @@ def test_rows_changed_behind_the_store_are_reported_by_line(workspace: Workspace
         DatasetStore(workspace).rows(dataset.dataset_id)
 
 
-@pytest.mark.parametrize("name", ["../x", "rows.jsonl", "manifest.json", ".hidden", "a/b", ""])
+@pytest.mark.parametrize("name", ["../x", "rows.jsonl", "rows.index", "manifest.json", ".hidden", "a/b", ""])
 def test_a_report_is_a_plain_file_beside_the_rows(workspace: Workspace, name: str) -> None:
     dataset = stored(workspace, clean_rows(1))
     store = DatasetStore(workspace)

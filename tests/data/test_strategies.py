@@ -236,3 +236,42 @@ def test_braces_and_prompts_in_notes_are_only_text(notes: Notes) -> None:
     [(_, answer)] = notes.pairs(f"# Template braces\n\n{body}\n")
     assert answer == body
     assert json.loads(json.dumps(answer)) == body
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("**Does it float?**\n\nIt floats for an hour.", "note.md"),
+        ("1. **Does it float?**\n\n   It floats for an hour.", "note.md"),
+        ("10. **Does it float?**\n\n   It floats for an hour.", "note.md"),
+        ("- Does it float?\n  - It floats for an hour.", "note.md"),
+        ("Does it float?\n: It floats for an hour.", "note.md"),
+        ("| Question | Answer |\n|---|---|\n| Does it float? | It floats for an hour. |", "note.md"),
+        ("## Q1: Does it float?\n\nA: It floats for an hour.", "note.md"),
+        ("【问】Does it float?\n【答】It floats for an hour.", "note.md"),
+        ("<dl><dt>Does it float?</dt><dd>It floats for an hour.</dd></dl>", "note.html"),
+    ],
+)
+def test_questions_are_found_in_many_notations(notes: Notes, text: str, name: str) -> None:
+    [row] = notes.rows(f"# Logger\n\n{text}\n" if name.endswith("md") else text, "faq", name=name)
+    assert (row.instruction.endswith("Does it float?"), row.output) == (True, "It floats for an hour.")
+
+
+def test_what_is_folded_under_no_question_is_not_asked(notes: Notes) -> None:
+    text = (
+        "# Pump\n\nIt is in the cellar by the stairs.\n\n"
+        "<details><summary>History</summary>\n\nIt was replaced once.\n\n</details>\n"
+    )
+    assert [row.source.strategy for row in notes.rows(text) if row.source] == ["sections"]
+
+
+def test_a_verb_before_a_definition_makes_no_term(notes: Notes) -> None:
+    rows = notes.rows("# A\n\nStudents can refer to the manual of the pump in the cellar.\n")
+    assert [row.source.strategy for row in rows if row.source] == ["sections"]
+
+
+def test_a_few_english_words_in_chinese_notes_are_asked_about_in_chinese(notes: Notes) -> None:
+    rows = notes.rows(
+        "# 速度测试\n\n下表是三种框架的速度。\n\n| 框架 | 速度 |\n|---|---|\n| hf | 3.40 requests per second |\n"
+    )
+    assert all(any("\u4e00" <= char <= "\u9fff" for char in row.instruction) for row in rows)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.endpoint_double import EndpointDouble, Raw, Said, Stall, Status, Trickle
+from tests.endpoint_double import EndpointDouble, Raw, Said, Stall, Status, Trickle
 from tunesmith.data.records import Message
 from tunesmith.errors import InvalidArgument
 from tunesmith.evaluation import asking
 from tunesmith.evaluation.asking import AnswerFile, Request, ask_all, requests_for
-from tunesmith.evaluation.endpoints import ChatEndpoint, endpoint_for, ollama_url, redact
 from tunesmith.evaluation.records import Answer, Question, Sampling
+from tunesmith.models.endpoints import ChatEndpoint, endpoint_for, ollama_url, redact
 from tunesmith.models.references import parse_reference
 from tunesmith.workspace import Workspace
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
+from tests.endpoint_double import EndpointDouble, Said, Stall, Status
 from tests.evaluation.conftest import make_dataset
-from tests.evaluation.endpoint_double import EndpointDouble, Said, Stall, Status
 from tunesmith.errors import Conflict, EmptyInput, InvalidArgument, NotFound, NotSupported, ServiceFailed, UserError
 from tunesmith.evaluation import asking
 from tunesmith.evaluation.comparing import Comparing
 from tunesmith.evaluation.records import Comparison
 from tunesmith.evaluation.request import check_request, read_request
-from tunesmith.evaluation.serving import child_environment
 from tunesmith.evaluation.store import ComparisonStore
 from tunesmith.evaluation.worker import compare
+from tunesmith.models.serving import child_environment
 from tunesmith.work import Work
 from tunesmith.workspace import Workspace
 

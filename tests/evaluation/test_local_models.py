@@ -16,10 +16,10 @@ from tunesmith.data.records import Dataset
 from tunesmith.errors import Conflict, StoreCorrupt
 from tunesmith.evaluation.ask import ask_model
 from tunesmith.evaluation.contestants import contestant
-from tunesmith.evaluation.serving import child_environment
 from tunesmith.models.bases import prompt_format_for
 from tunesmith.models.embedded import gguf_path
 from tunesmith.models.records import ModelRecord
+from tunesmith.models.serving import child_environment
 from tunesmith.models.store import ModelStore, describe_file
 from tunesmith.work import Work
 from tunesmith.workspace import Workspace

@@ -10,20 +10,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.evaluation.endpoint_double import EndpointDouble, Said, Stall, Status
+from tests.endpoint_double import EndpointDouble, Said, Stall, Status
 from tunesmith.data.records import Message
 from tunesmith.errors import EmptyInput, InvalidArgument, NotFound, ServiceFailed, Unreachable
 from tunesmith.evaluation.ask import ask_model
 from tunesmith.evaluation.contestants import contestant
-from tunesmith.evaluation.endpoints import CompletionEndpoint, Draw
-from tunesmith.evaluation.serving import Served, child_environment
 from tunesmith.models.embedded import gguf_path
+from tunesmith.models.endpoints import CompletionEndpoint, Draw
+from tunesmith.models.serving import Served, child_environment
 from tunesmith.workspace import Workspace
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from tunesmith.evaluation.serving import Served
+from tunesmith.models.serving import Served
 with Served(Path(sys.argv[1]), context=512) as served:
     print(served.pid, flush=True)
     time.sleep(120)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import anyio
+import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
 import tunesmith
+from tunesmith.demo import connected
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,3 +79,52 @@ def test_read_only_offers_only_tools_that_change_nothing(tmp_path: Path) -> None
     found = anyio.run(hints)
     assert found
     assert all(found)
+
+
+@pytest.mark.parametrize("setting", [("TUNESMITH_ALLOW_ROOTS", "/notes"), ("TUNESMITH_READ_ONLY", "maybe")])
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_a_malformed_setting_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str], command: str
+) -> None:
+    monkeypatch.setenv(*setting)
+    done = run(command)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"\[invalid_argument\] .*{setting[0]}.* Next: .*\n", done.stderr)
+
+
+@pytest.fixture
+def misleading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in which a module lies that has the name of one of the library's."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "json.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_what_install_prints_starts_a_server_in_any_folder(misleading: Path) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-P", "-m", "tunesmith", "install"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    block = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])["mcpServers"]["tunesmith"]
+    command = [block["command"], *block["args"]]
+    assert shlex.join(command) in printed  # the same for the other client
+    workspace = {**os.environ, "TUNESMITH_WORKSPACE": str(misleading / "ws")}
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False, env=workspace
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_demos_server_starts_in_any_folder(misleading: Path) -> None:
+    async def count() -> int:
+        async with connected(misleading, misleading) as client:
+            return len((await client.list_tools()).tools)
+
+    assert anyio.run(count) == 22
+
+
+def test_no_python_is_started_that_looks_into_the_current_folder() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tunesmith").rglob("*.py")]
+    commands = [found for text in sources for found in re.findall(r"\[\s*sys\.executable,\s*[^\],]*", text)]
+    assert len(commands) > 5
+    assert [command for command in commands if not command.endswith(('"-P"', " converter"))] == []

@@ -7,16 +7,17 @@ from functools import cached_property
 from typing import Literal
 
 from tunesmith.data.headings import in_language, main_language, needs_context
-from tunesmith.data.language import Language
+from tunesmith.data.language import Language, language_of
 from tunesmith.data.sections import Section
 
 AskIn = Literal["auto", "zh", "en"]
 # A score calls shorter answers too short; a short answer to a written question is still an answer.
 MIN_ANSWER_CHARS = 20
 MIN_FAQ_ANSWER_CHARS = 8
+_FEW_CHARS, _FEW_WORDS = 120, 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A question and its answer, found in one section.
 
@@ -40,7 +41,7 @@ class Candidate:
     shortened: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
     """A section with all a strategy may want to know.
 
@@ -50,7 +51,7 @@ class View:
         text: the whole document.
         ask_in: the language of questions; `auto` is that of the body.
         max_chars: no answer is longer.
-        taken: blocks from which other strategies made something.
+        taken: blocks from which the strategies before made something.
         alone: the ones of them that must not be used again.
     """
 
@@ -68,8 +69,21 @@ class View:
         return [number for number in range(len(self.section.blocks)) if number not in self.taken]
 
     def language(self, body: str) -> Language:
-        """The language to ask in about `body`."""
-        return self.ask_in if self.ask_in != "auto" else main_language(body, self.section.heading or self.title)
+        """The language to ask in about `body`. A few English words (names, a command) do not make it English."""
+        if self.ask_in != "auto":
+            return self.ask_in
+        found = main_language(body, self.section.heading or self.title)
+        if found == "en" and len(body) <= _FEW_CHARS and len(body.split()) <= _FEW_WORDS and self._is_chinese:
+            return "zh"
+        return found
+
+    @cached_property
+    def _is_chinese(self) -> bool:
+        """Whether the section around is Chinese: its heading, and its prose where it has any."""
+        prose = "\n".join(block.text for block in self.section.blocks if block.is_prose)
+        return language_of(in_language(self.section.heading or self.title, "en")) == "zh" and (
+            not prose or language_of(prose) == "zh"
+        )
 
     def heading(self, language: Language) -> str:
         """The section's heading in that language, without numbering; the title where there is no heading."""

@@ -25,7 +25,6 @@ _BINARY_STARTS = (
 )
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _LINE_END = re.compile("\r\n?")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # ASCII without control characters, accented Latin, Greek, Cyrillic, punctuation, kana, Han, Hangul, full width.
 _FAMILIAR = re.compile(
     "[\\t\\n\\r\\x20-\\x7e\u00a0-\u024f\u0370-\u04ff\u2010-\u2027\u2190-\u21ff\u2500-\u257f\u3000-\u30ff"
@@ -50,7 +49,9 @@ def tidy(text: str) -> str:
         text = _LINE_END.sub("\n", text)
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
-    if not text.isascii() and _SURROGATE.search(text):
+    try:
+        text.encode()  # several times as fast as looking for surrogates
+    except UnicodeEncodeError:
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text.removeprefix("\ufeff")
 

@@ -27,6 +27,10 @@ KINDS: dict[str, DocumentKind] = {
 }
 # A parsed document takes about twenty times its size in memory.
 MAX_FILE_BYTES = 8_000_000
+# Most of a big notebook is pictures, which are left out.
+MAX_NOTEBOOK_BYTES = 32_000_000
+# Nobody writes as many; each may become a heading, and those take most room.
+MAX_FILE_LINES = 200_000
 _PASSED_OVER = ("node_modules", "__pycache__", "site-packages", "dist-packages", "venv", "CVS", "__MACOSX")
 
 
@@ -84,23 +88,27 @@ def find(
 
 def read(workspace: Workspace, path: Path, relative: str) -> Document | SkippedFile:
     """Open, hash and decode one file. The opened file is checked against the allowed roots, links resolved."""
+    kind = KINDS[path.suffix.lower()]
+    limit = MAX_NOTEBOOK_BYTES if kind == "notebook" else MAX_FILE_BYTES
     try:
         with workspace.roots.open(path) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(limit + 1)
     except UserError as error:
         # The message names the path as it was found; what matters here is the cause.
         reason = "lies outside the allowed folders" if "outside" in error.message else _cause(error)
         return SkippedFile(relative, reason)
     except OSError as error:
         return SkippedFile(relative, f"cannot be read ({error.strerror or error})")
-    if len(data) > MAX_FILE_BYTES:
-        return SkippedFile(relative, f"larger than {MAX_FILE_BYTES // 1_000_000} MB")
+    if len(data) > limit:
+        return SkippedFile(relative, f"larger than {limit // 1_000_000} MB")
     text = decode(data)
     if text is None:
         return SkippedFile(relative, "binary: not text in any encoding")
     if not text.strip():
         return SkippedFile(relative, "empty")
-    return Document(relative, hashlib.sha256(data).hexdigest(), KINDS[path.suffix.lower()], text)
+    if kind != "notebook" and text.count("\n") > MAX_FILE_LINES:
+        return SkippedFile(relative, f"more than {MAX_FILE_LINES:,} lines")
+    return Document(relative, hashlib.sha256(data).hexdigest(), kind, text)
 
 
 def printable(path: str) -> str:

@@ -7,7 +7,7 @@ import pkgutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ from tunesmith.data import strategies as strategy_modules
 from tunesmith.data.candidates import AskIn, Candidate, View
 from tunesmith.data.documents import Document, SkippedFile, endings, find, printable, read
 from tunesmith.data.extraction_records import MAX_LISTED, ExtractResult, FileCount, FileSkip, SectionCount, SectionSkip
+from tunesmith.data.llm_extraction import MATERIAL, STRATEGY, PairsByModel
 from tunesmith.data.records import Message, Row, Source
 from tunesmith.data.sections import outline
 from tunesmith.data.skipping import reason_for
@@ -25,6 +26,7 @@ from tunesmith.errors import EmptyInput, InvalidArgument
 from tunesmith.workspace import Workspace
 
 DEFAULT_STRATEGIES = ("sections", "faq", "docstrings", "reflections", "definitions", "tables")
+DEFAULT_MAX_ANSWER_CHARS = 1500
 MIN_MAX_ANSWER_CHARS = 100
 SKIPPED_FILE = "skipped.jsonl"
 REPEATED = "says what an earlier section says"
@@ -40,6 +42,7 @@ class _Manner:
     finders: Sequence[tuple[str, Find]]
     language: AskIn
     max_chars: int
+    model: PairsByModel | None
 
 
 # What was done, how many files, of how many.
@@ -55,27 +58,31 @@ def extract(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     language: AskIn = "auto",
-    max_answer_chars: int = 1500,
+    max_answer_chars: int = DEFAULT_MAX_ANSWER_CHARS,
+    by_model: PairsByModel | None = None,
     on_progress: OnProgress | None = None,
 ) -> ExtractResult:
     """Make a dataset of the notes in a file or folder. The same notes give the same rows, byte for byte.
 
     Args:
         source: a file or folder under the allowed roots.
-        strategies: names of modules in `data/strategies/`; at least one.
+        strategies: names of modules in `data/strategies/`; at least one, unless there is a model.
         name: of the dataset; default: the name of the file or folder.
         include, exclude: globs over paths relative to the folder; `exclude` wins.
         language: of the questions: `zh`, `en`, or `auto` for that of each answer.
         max_answer_chars: no answer is longer; from 100.
-        on_progress: called after each file; may raise to stop. Nothing is left behind then.
+        by_model: makes pairs too, of every section.
+        on_progress: called after each file; may raise to stop. Nothing is left behind then but a model's answers.
 
     Raises:
         InvalidArgument: an unknown strategy, none, or `max_answer_chars` below 100.
         NotFound, PathRefused: as `AllowedRoots.resolve`.
         BadInput: `source` is a file of another kind.
         EmptyInput: no notes there, or no example in them; says why.
+        ServiceFailed: the model gave no usable answer at all.
     """
-    manner = _Manner(_finders(strategies), language, max_answer_chars)
+    finders = [] if by_model is not None and not strategies else _finders(strategies)
+    manner = _Manner(finders, language, max_answer_chars, by_model)
     if language not in ("auto", "zh", "en"):
         raise InvalidArgument(f"language is {language!r}.", next="Use auto, zh or en.")
     if max_answer_chars < MIN_MAX_ANSWER_CHARS:
@@ -89,15 +96,17 @@ def extract(
         for document in _read_all(workspace, files, tally, on_progress):
             _write_sections(document, manner, sections, tally)
         _refuse_nothing_read(source, tally)
-        _settle(sections, rows, tally)
+        if by_model is not None:
+            by_model.ask(workspace.cache, _records(sections), on_progress or (lambda _message, _done, _total: None))
+        _settle(sections, rows, tally, by_model)
         _refuse_no_example(source, tally)
         dataset = DatasetStore(workspace).create(
             _rows(rows),
             name=name or printable(workspace.roots.resolve(source).name),
             created_by="extract_qa",
-            extra_files={SKIPPED_FILE: tally.skipped_jsonl()},
+            extra_files={SKIPPED_FILE: tally.skipped_jsonl(by_model)},
         )
-    return tally.result(dataset, strategies)
+    return tally.result(dataset, strategies, by_model)
 
 
 def strategy_names() -> list[str]:
@@ -147,16 +156,23 @@ class _Tally:
         self.reasons[reason] += 1
         self._section_lines += _skip_line(path, lines[0], lines[1], reason)
 
-    def skipped_jsonl(self) -> bytes:
-        """Every skip, one JSON object a line: files with null lines, then sections."""
+    def skipped_jsonl(self, by_model: PairsByModel | None) -> bytes:
+        """Every skip, one JSON object a line: files with null lines, then sections, then what a model failed at."""
         files = b"".join(_skip_line(skip.path, None, None, skip.reason) for skip in self.files_skipped)
-        return files + bytes(self._section_lines)
+        skips = by_model.skips if by_model is not None else ()
+        return (
+            files
+            + self._section_lines
+            + b"".join(_skip_line(path, lines[0], lines[1], why) for path, lines, why in skips)
+        )
 
-    def result(self, dataset: Any, strategies: Sequence[str]) -> ExtractResult:
+    def result(self, dataset: Any, strategies: Sequence[str], by_model: PairsByModel | None) -> ExtractResult:
+        names = strategies if by_model is None else (*strategies, STRATEGY)
         files = [FileSkip(path=skip.path, reason=skip.reason) for skip in self.files_skipped[:MAX_LISTED]]
         return ExtractResult(
             dataset=dataset,
-            by_strategy={name: self.by_strategy[name] for name in strategies},
+            by_strategy={name: self.by_strategy[name] for name in names},
+            llm=by_model.result() if by_model is not None else None,
             sections=SectionCount(
                 total=self.sections_total,
                 used=self.sections_used,
@@ -215,12 +231,14 @@ def _of_document(document: Document, manner: _Manner) -> Iterator[dict[str, Any]
     for section in structure.sections:
         view = View(section, title, document.text, manner.language, manner.max_chars)
         offers = _offers(view, manner)
+        shown = manner.model.material(view) if manner.model is not None else None
         yield {
             "path": document.path,
             "sha256": document.sha256,
             "lines": [section.first_line, section.last_line],
-            "reason": "" if offers else reason_for(section, manner.max_chars),
+            "reason": "" if offers or (shown and not manner.finders) else reason_for(section, manner.max_chars),
             "offers": offers,
+            MATERIAL: shown,
         }
 
 
@@ -231,14 +249,12 @@ def _title_of(path: str) -> str:
 
 
 def _offers(view: View, manner: _Manner) -> list[dict[str, Any]]:
-    taken: frozenset[int] = frozenset()
-    alone: frozenset[int] = frozenset()
     offers: list[dict[str, Any]] = []
     for name, finder in manner.finders:
         found = finder(view)
         for candidate in found:
-            taken |= candidate.blocks
-            alone |= candidate.blocks if candidate.alone else frozenset()
+            view.taken |= candidate.blocks
+            view.alone |= candidate.blocks if candidate.alone else frozenset()
             offers.append(
                 {
                     "strategy": name,
@@ -249,18 +265,24 @@ def _offers(view: View, manner: _Manner) -> list[dict[str, Any]]:
                     "shortened": candidate.shortened,
                 }
             )
-        if found:
-            view = replace(view, taken=taken, alone=alone)
     return offers
 
 
-def _settle(sections: IO[bytes], rows: IO[bytes], tally: _Tally) -> None:
-    """Second pass: one question for each offer. One that would be asked twice names its surroundings."""
+def _records(sections: IO[bytes]) -> Iterator[dict[str, Any]]:
     import orjson
 
     sections.seek(0)
     for line in sections:
-        record = orjson.loads(line)
+        yield orjson.loads(line)
+
+
+def _settle(sections: IO[bytes], rows: IO[bytes], tally: _Tally, by_model: PairsByModel | None) -> None:
+    """Second pass: one question for each offer. One that would be asked twice names its surroundings."""
+    import orjson
+
+    for number, record in enumerate(_records(sections)):
+        if by_model is not None:
+            by_model.join(number, record)
         tally.sections_total += 1
         kept, reason, shortened = 0, record["reason"], False
         for offer in record["offers"]:
@@ -305,12 +327,17 @@ def _rows(settled: IO[bytes]) -> Iterator[Row]:
     for number, line in enumerate(settled, start=1):
         question, offer, path, sha256 = orjson.loads(line)
         first_line, last_line = offer["lines"]
-        yield Row(
+        # All of it was made here: nothing is to be checked.
+        yield Row.model_construct(
             row_id=f"r{number}",
-            messages=[Message(role="user", content=question), Message(role="assistant", content=offer["answer"])],
-            source=Source(
+            messages=[
+                Message.model_construct(role="user", content=question),
+                Message.model_construct(role="assistant", content=offer["answer"]),
+            ],
+            source=Source.model_construct(
                 path=path, sha256=sha256, first_line=first_line, last_line=last_line, strategy=offer["strategy"]
             ),
+            meta=offer.get("meta", {}),
         )
 
 

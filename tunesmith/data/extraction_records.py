@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from tunesmith.data.llm_records import LlmExtraction
 from tunesmith.data.records import Dataset, Record
 
 MAX_LISTED = 20
@@ -51,3 +52,4 @@ class ExtractResult(Record):
     by_strategy: dict[str, int] = Field(description="Rows made by each strategy asked for.")
     sections: SectionCount
     files: FileCount
+    llm: LlmExtraction | None = Field(default=None, description="The model's part; null without llm.")

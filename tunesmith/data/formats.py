@@ -162,7 +162,13 @@ def from_row(row: Row, format: Format, *, conversational: bool = False) -> dict[
 
 def is_plain_pair(row: Row) -> bool:
     """Whether the row is one question and one answer, without a system message or fields on its messages."""
-    return [message.role for message in row.messages] == ["user", "assistant"] and not row.meta.get("turns")
+    return [message.role for message in row.messages] == ["user", "assistant"] and not _turns_say_something(row)
+
+
+def _turns_say_something(row: Row) -> bool:
+    """Whether messages carry fields of their own. Fields that are null, as tables make them, say nothing."""
+    turns = row.meta.get("turns") or {}
+    return any(value is not None for fields in turns.values() for value in fields.values())
 
 
 def dialogue(row: Row) -> tuple[str | None, list[tuple[str, str]]]:
@@ -250,7 +256,10 @@ def _messages(entries: Iterable[Any], turns: dict[str, Any]) -> list[tuple[Role,
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise RowRejected(f"message {number + 1} is {_kind(entry)}, not an object")
-        rest = {name: value for name, value in entry.items() if value is not None}
+        rest = dict(entry)
+        for name in ("role", "from", "content", "value"):
+            if rest.get(name, "") is None:
+                del rest[name]
         if any(rest.get(name) for name in _TOOL_FIELDS):
             raise RowRejected(f"message {number + 1} calls a tool; tool calls are not supported")
         speaker = rest.pop(_present(rest, ("role", "from"), "role"))
@@ -278,7 +287,7 @@ def _content(content: Any, number: int) -> str:
 
 
 def _as_alpaca(row: Row) -> dict[str, Any]:
-    if row.meta.get("turns"):
+    if _turns_say_something(row):
         raise NotExpressible("its messages carry fields of their own")
     system, pairs = dialogue(row)
     kept = row.meta.get("input")

@@ -44,10 +44,13 @@ _LEANING = re.compile(
     r"\b(?:it|its|there|they|them|their|this|that|these|those|here|we|our|us)\b|[它其](?!他|它|实|中)|这|那[里个些]|上述|上面|我们|此[处外]",
     re.I,
 )
-_POINTERS_ZH = "目录 学习路径 明日预告 下期预告 参考资料 参考文献 学习资源 参考链接 相关链接 延伸阅读"
+_POINTERS_ZH = (
+    "另见 相关文档 相关阅读 了解更多"
+    " 目录 学习路径 明日预告 下期预告 参考资料 参考文献 学习资源 参考链接 相关链接 延伸阅读"
+)
 _POINTERS_EN = (
     "table of contents,contents,toc,references,bibliography,see also,further reading,learning path,tomorrow's preview"
-    ",related links,related,external links"
+    ",related links,related,external links,related docs,learn more,read more,more information"
 )
 _PASSED_OVER = frozenset(_POINTERS_ZH.split()) | frozenset(_POINTERS_EN.split(","))
 _GLOSSARY = re.compile(

@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 from tunesmith.data.formats import FORMATS, Format, RowRejected, detect, to_row
 from tunesmith.data.records import Row
+from tunesmith.data.records_read import Records
 from tunesmith.data.results import ImportResult, Rejected
-from tunesmith.data.row_files import Records, read_records
+from tunesmith.data.row_files import read_records
 from tunesmith.data.store import DatasetStore
 from tunesmith.errors import BadInput, EmptyInput, InvalidArgument, NotFound
 from tunesmith.workspace import Workspace
 
+REJECTED_FILE = "rejected.jsonl"
 MAX_REJECTED_SHOWN = 50
+REJECTED_IN_MEMORY = 2**20  # bytes
+PROGRESS_ROWS = 2000
+SMALL_BYTES = 16 * 2**20
 DETECTION_ROWS = 200
 SPLITS = ("train", "eval")
 _FILE_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz", ".zip")
+_PACKED_ENDINGS = (".gz", ".parquet")
+OnProgress = Callable[[str, int, int], None]
 _HUB_ID = re.compile(r"(?:hf://)?(?:datasets/)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
+def is_small(workspace: Workspace, source: str) -> bool:
+    """Whether an import takes a second or so, and nobody need wait for a process of its own.
+
+    Raises:
+        NotFound, PathRefused: as `import_dataset`, for what cannot be a Hub id.
+    """
+    path = _local(workspace, source)
+    if path is None:
+        return False
+    return path.stat().st_size <= SMALL_BYTES // (8 if path.suffix.lower() in _PACKED_ENDINGS else 1)
+
+
 def import_dataset(
-    workspace: Workspace, source: str, *, format: str = "auto", name: str | None = None, split: str | None = None
+    workspace: Workspace,
+    source: str,
+    *,
+    format: str = "auto",
+    name: str | None = None,
+    split: str | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ImportResult:
     """Read rows into a new dataset.
 
-    JSONL, JSON arrays, CSV and Parquet are told apart by their content and read in a
+    JSONL, JSON arrays, CSV (each also packed with gzip) and Parquet are told apart by their content and read in a
     stream. With `format="auto"` the format most of the first 200 rows are written in
     is the file's; a row in another one, or a broken one, is rejected with its line
-    and reason.
+    and reason: the first 50 in the result, every one in `rejected.jsonl` beside the rows.
 
     Args:
         source: a file under an allowed root, or `owner/name` of a Hub data set.
@@ -41,6 +68,7 @@ def import_dataset(
         name: for people; default: the file's.
         split: rows that name a split are kept only if it is this one; rows that name
             none are put into it. Of a Hub data set, the files of that split (default train).
+        on_progress: called with a message, MiB read and MiB in all; may raise to stop.
 
     Raises:
         InvalidArgument: unknown format or split.
@@ -49,55 +77,86 @@ def import_dataset(
         MissingExtra: Parquet or a Hub id without the packages for it.
         Unreachable: the Hub did not answer and the data set is not cached.
     """
-    if format != "auto" and format not in FORMATS:
-        raise InvalidArgument(f"format {format!r} is unknown.", next=f"Use auto, {', '.join(FORMATS)}.")
-    if split is not None and split not in SPLITS:
-        raise InvalidArgument(f"split {split!r} is unknown.", next="Use train or eval, or leave it out.")
+    check_arguments(format, split)
+    store = DatasetStore(workspace)
     with ExitStack() as opened:
-        records = _open(workspace, source, split, opened)
-        reader = _Reader(records, format, split)
+        files = _open(workspace, source, split, opened)
+        records = chain.from_iterable(read_records(file, name, opened) for file, name in files)
+        if on_progress is not None:
+            records = _telling(records, [file for file, _name in files], on_progress)
+        reader = _Reader(records, format, split, opened)
         try:
-            dataset = DatasetStore(workspace).create(
-                reader.rows(), name=name or Path(source).name, created_by="import_dataset"
+            dataset = store.create(
+                reader.rows(),
+                name=name or Path(source).name,
+                created_by="import_dataset",
+                extra_files={REJECTED_FILE: reader.rejections()},
             )
         except EmptyInput as error:
             raise reader.nothing_usable(source) from error
+    path = store.report_path(dataset.dataset_id, REJECTED_FILE)
     return ImportResult(
         **dict(dataset),
         format=reader.format or "",
         rejected=reader.rejected,
         rejected_total=reader.rejected_total,
+        rejected_left_out=reader.rejected_total - len(reader.rejected),
+        rejected_file=str(path) if reader.rejected else None,
         other_splits=reader.other_splits,
     )
 
 
-def _open(workspace: Workspace, source: str, split: str | None, opened: ExitStack) -> Records:
+def check_arguments(format: str, split: str | None) -> None:
+    """Raises `InvalidArgument` for a format or a split that there is none of."""
+    if format != "auto" and format not in FORMATS:
+        raise InvalidArgument(f"format {format!r} is unknown.", next=f"Use auto, {', '.join(FORMATS)}.")
+    if split is not None and split not in SPLITS:
+        raise InvalidArgument(f"split {split!r} is unknown.", next="Use train or eval, or leave it out.")
+
+
+def _local(workspace: Workspace, source: str) -> Path | None:
+    """The file that is meant; None when it can only be a Hub id."""
     try:
-        path = workspace.roots.resolve(source)
+        return workspace.roots.resolve(source)
     except NotFound:
         if not _HUB_ID.fullmatch(source) or source.lower().endswith(_FILE_ENDINGS):
             raise
+        return None
+
+
+def _open(workspace: Workspace, source: str, split: str | None, opened: ExitStack) -> list[tuple[IO[bytes], str]]:
+    path = _local(workspace, source)
+    if path is None:
         return _open_hub(source, split, opened)
     if path.is_dir():
         raise BadInput(
             f"{source!r} is a folder; an import reads one file.",
             next="Name the JSON, JSONL, CSV or Parquet file inside, or use extract_qa for a folder of notes.",
         )
-    return read_records(opened.enter_context(workspace.roots.open(source)), path.name, opened)
+    return [(opened.enter_context(workspace.roots.open(source)), path.name)]
 
 
-def _open_hub(source: str, split: str | None, opened: ExitStack) -> Records:
+def _open_hub(source: str, split: str | None, opened: ExitStack) -> list[tuple[IO[bytes], str]]:
     from tunesmith.data.hub import hub_files
 
     files = hub_files(source.removeprefix("hf://").removeprefix("datasets/"), split or "train")
-    return chain.from_iterable(read_records(opened.enter_context(path.open("rb")), path.name, opened) for path in files)
+    return [(opened.enter_context(path.open("rb")), path.name) for path in files]
+
+
+def _telling(records: Records, files: list[IO[bytes]], on_progress: OnProgress) -> Records:
+    total = sum(os.fstat(file.fileno()).st_size for file in files) // 2**20
+    for number, record in enumerate(records):
+        if number % PROGRESS_ROWS == 0:
+            on_progress(f"{number:,} rows read", sum(file.tell() for file in files) // 2**20, total)
+        yield record
 
 
 class _Reader:
     """Records in, rows out; what does not become a row is remembered."""
 
-    def __init__(self, records: Records, format: str, split: str | None) -> None:
+    def __init__(self, records: Records, format: str, split: str | None, opened: ExitStack) -> None:
         self._records = records
+        self._rejections = opened.enter_context(SpooledTemporaryFile(REJECTED_IN_MEMORY))  # noqa: SIM115
         self.format: Format | None = next((known for known in FORMATS if known == format), None)
         self._detected = format == "auto"
         self._split = split
@@ -140,10 +199,17 @@ class _Reader:
             raise RowRejected("it has the fields of no known format")
         raise RowRejected(f"it is written as {written}, the file as {self.format}")
 
+    def rejections(self) -> Iterator[bytes]:
+        """Every row that was rejected, one JSON object a line; to be taken after the rows."""
+        self._rejections.seek(0)
+        yield from self._rejections
+
     def _reject(self, line: int, reason: str) -> None:
+        rejected = Rejected(line=line, reason=reason)
+        self._rejections.write(rejected.model_dump_json().encode("utf-8") + b"\n")
         self.rejected_total += 1
         if len(self.rejected) < MAX_REJECTED_SHOWN:
-            self.rejected.append(Rejected(line=line, reason=reason))
+            self.rejected.append(rejected)
 
     def nothing_usable(self, source: str) -> BadInput | EmptyInput:
         """The error for a file of which no row was used."""

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.code_lines import code_share
+from tunesmith.data.dialects import fence_kind, is_machinery, plain_dialect, without_front_matter
 from tunesmith.data.markup import PROSE_FENCES, fenced, table_block, term_of
+from tunesmith.data.pointers import without_pointing
 from tunesmith.data.prose import text_blocks
-from tunesmith.data.sections import Block, Heading, Item
-from tunesmith.data.source_lines import Lines, dedented, runs
+from tunesmith.data.sections import Block, Heading, Item, pointer
+from tunesmith.data.source_lines import GONE, Lines, dedented, runs
 from tunesmith.data.text import has_pointer, is_linked, plain_inline, unwrap, without_pointers
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-_MODULE_LINE = re.compile(
-    r"(?:import\s.{1,300}\sfrom\s+['\"]|import\s+['\"]|export\s+(?:const|default|function|let)\s)"
-)
-_DIRECTIVE = re.compile(
-    r"^[ \t]*(?::{3,}.*|!{3}\s+\w+.*|\[\[?toc\]?\]|\[_?TOC_?\])[ \t]*$", re.IGNORECASE | re.MULTILINE
-)
 _QUOTE_MARK = re.compile(r"^[ \t]{0,3}>[ \t]?")
 _ALERT = re.compile(r"^\[!\w+\][-+]?[ \t]*", re.MULTILINE)
 _ITEM_MARK = re.compile(r"^\s*(?:[-*+]|\d{1,9}[.)])(?:[ \t]+|$)(?:\[[ xX]\][ \t]+)?")
@@ -32,6 +29,7 @@ _HEADING_ID = re.compile(r"\s*\{[#.][^{}]*\}\s*$")
 _ONLY_IMAGES = re.compile(r"(?:\[?!\[[^\[\]]*\]\([^()]*\)(?:\]\([^()]*\))?\s*)+")
 _TABLE_RULE = re.compile(r"-[ \t]*:?[ \t]*\||\|[ \t]*:?-")
 _MAX_SETEXT = 80
+_MAX_FOLDED = 20  # folded answers inside one another; deeper ones are read as they stand
 
 
 def read_markdown(text: str, first_line: int = 1) -> tuple[str, list[Heading | Block]]:
@@ -42,11 +40,16 @@ def read_markdown(text: str, first_line: int = 1) -> tuple[str, list[Heading | B
         first_line: the number of its first line in the document.
     """
     environment: dict[str, Any] = {}
-    needs = (_TABLE_RULE.search(text) is not None, "[^" in text, "\n:" in text or "\n~" in text)
+    title, text = without_front_matter(text)
+    needs = (
+        _TABLE_RULE.search(text) is not None,
+        "[^" in text,
+        "\n:" in text or "\n~" in text,
+    )
     tokens = _parser(*needs).parse(text, environment)
     reader = _Reader(text.split("\n"), tokens, frozenset(environment.get("references", ())), first_line)
     reader.read(0, len(tokens))
-    return reader.title, reader.parts
+    return title, reader.parts
 
 
 @cache
@@ -55,17 +58,19 @@ def _parser(tables: bool, footnotes: bool, terms: bool) -> MarkdownIt:
     from markdown_it import MarkdownIt
     from mdit_py_plugins.deflist import deflist_plugin
     from mdit_py_plugins.footnote import footnote_plugin
-    from mdit_py_plugins.front_matter import front_matter_plugin
 
-    parser = MarkdownIt("commonmark").use(front_matter_plugin)
+    from tunesmith.data.markdown_shortcut import take_shortcuts
+
+    parser = MarkdownIt("commonmark")
     if tables:
         parser.enable("table")
     if footnotes:
         parser.use(footnote_plugin)
     if terms:
         parser.use(deflist_plugin)
-    # Only the structure: inline marks are normalised by `plain_inline`, several times faster.
-    parser.core.ruler.enableOnly(["normalize", "block"])
+    take_shortcuts(parser)
+    # Only the structure: `plain_inline` normalises inline marks several times faster, and `decode` line ends.
+    parser.core.ruler.enableOnly(["block"])
     return parser
 
 
@@ -77,7 +82,6 @@ class _Reader:
         self.tokens = tokens
         self.references = references
         self.offset = first_line
-        self.title = ""
         self.parts: list[Heading | Block] = []
 
     def read(self, start: int, end: int) -> None:
@@ -106,8 +110,6 @@ class _Reader:
                 self._terms(index, close)
             case "html_block":
                 return self._html(index, end)
-            case "front_matter":
-                self.title = _front_matter_title(token.content)
         return close + 1
 
     def _close(self, index: int) -> int:
@@ -142,13 +144,15 @@ class _Reader:
 
     def _paragraph(self, index: int) -> None:
         content = self.tokens[index + 1].content
-        first, _past = self._span(self.tokens[index])
-        if _MODULE_LINE.match(content) or _ONLY_IMAGES.fullmatch(content):
+        first, past = self._span(self.tokens[index])
+        if is_machinery(content):
             return
         if "\n" not in content and "](" not in content and content.startswith("#"):
             content = content.lstrip("#")
         text = self._inline(content)
-        if not any(char.isalnum() for char in text):
+        if _ONLY_IMAGES.fullmatch(content) or not any(char.isalnum() for char in text):
+            if any(char.isalnum() for char in content):
+                self.parts.append(pointer(first + self.offset, past + self.offset - 1))
             return
         lines = [line.strip() for line in text.split("\n")]
         strong = _STRONG_START.match(content)
@@ -166,8 +170,7 @@ class _Reader:
 
     def _inline(self, content: str) -> str:
         """Markdown source of one block to text, line by line; what only points elsewhere becomes blank."""
-        if ":::" in content or "!!!" in content or "toc]" in content.lower():
-            content = _DIRECTIVE.sub("", content)
+        content = plain_dialect(without_pointing(content))
         text = plain_inline(content, self.references)
         if ("参" in text or "相关" in text or "](" in content) and has_pointer(text):
             return without_pointers(text)
@@ -175,10 +178,14 @@ class _Reader:
 
     def _code(self, token: Token) -> list[Block]:
         first, past = token.map or (0, 0)
-        language = token.info.split()[0].strip("{}.").lower() if token.info.split() else ""
+        kind, language = fence_kind(token.info)
         source = token.content.rstrip("\n")
         if not source.strip():
             return []
+        if kind == "note":
+            return self._note(source, first + self.offset, past + self.offset - 1)
+        if kind == "machinery":  # contents, included files, generated references
+            return [pointer(first + self.offset, past + self.offset - 1)]
         if token.type == "code_block":
             past = first + source.count("\n") + 1
         if language in PROSE_FENCES and code_share(source.split("\n")) < 0.25:
@@ -195,6 +202,12 @@ class _Reader:
             )
         ]
 
+    def _note(self, source: str, first: int, last: int) -> list[Block]:
+        """A note written as a fence (MyST): a quotation."""
+        lines = [line for line in source.split("\n") if not line.startswith(":")]
+        text = _squeezed(unwrap(self._inline("\n".join(lines)).strip("\n")))
+        return [Block("quote", first, last, text)] if any(char.isalnum() for char in text) else []
+
     def _lines_of(self, start: int, end: int, first: int, lines: list[str]) -> Lines:
         """The lines of a list or quote as text, one for one; code inside keeps every character."""
         code: set[int] = set()
@@ -206,7 +219,12 @@ class _Reader:
             source = lines[run]
             converted = source if is_code else self._inline("\n".join(source)).split("\n")
             # A pointer that was taken away took its line with it.
-            plain += converted if len(converted) == len(source) else [self._inline(line) for line in source]
+            if len(converted) != len(source):
+                converted = [self._inline(line) for line in source]
+            plain += [
+                GONE if written.strip() and not line.strip() else line
+                for written, line in zip(source, converted, strict=True)
+            ]
         return Lines(lines, plain, code)
 
     def _list(self, index: int, close: int) -> None:
@@ -214,6 +232,7 @@ class _Reader:
         lines = self._lines_of(index, close, first, dedented(self.lines[first:past]))
         text = _squeezed(lines.joined(0, past - first))
         if not any(char.isalnum() for char in text):
+            self.parts.append(pointer(first + self.offset, past + self.offset - 1))
             return
         level = self.tokens[index].level + 1
         items = [
@@ -239,7 +258,10 @@ class _Reader:
         indent = len(marker.group()) if marker else 0
         raw = "\n".join((lines.source[start][indent:], *lines.source[start + 1 : end]))
         term, meaning, marked = term_of(raw)
-        text = lines.joined(start, end, indent).strip()
+        if end - start == 1:
+            text = "" if lines.plain[start] == GONE else lines.plain[start][indent:].strip()
+        else:
+            text = lines.joined(start, end, indent).strip()
         return Item(first + self.offset, past + self.offset - 1, text, term, unwrap(meaning), marked)
 
     def _quote(self, index: int, close: int) -> None:
@@ -258,6 +280,8 @@ class _Reader:
                     linked=is_linked("\n".join(lines)),
                 )
             )
+        elif any(map(str.strip, lines)):
+            self.parts.append(pointer(first + self.offset, past + self.offset - 1))
 
     def _table(self, index: int, close: int) -> None:
         rows: list[Item] = []
@@ -287,6 +311,8 @@ class _Reader:
                 term, line = plain_inline(self.tokens[position + 1].content).strip(), (token.map or (first, past))[0]
             elif token.type == "dd_open" and token.map:
                 raw = [line_text.strip() for line_text in self.lines[token.map[0] : token.map[1]] if line_text.strip()]
+                # From the second term on, the plugin counts the term's own line to its meaning.
+                raw = raw[next((at for at, written in enumerate(raw) if written[0] in ":~"), 0) :]
                 meaning = unwrap(plain_inline("\n".join(raw).lstrip(":~ "), self.references))
                 items.append(
                     Item(line + self.offset, token.map[1] + self.offset - 1, f"{term}: {meaning}", term, meaning, True)
@@ -308,7 +334,11 @@ class _Reader:
                 return closing + 1
         if "<" in token.content and any(char.isalnum() for char in re.sub(r"<[^<>]*>", "", token.content)):
             _title, parts = read_html("\n".join(self.lines[first:past]), first + self.offset)
-            self.parts += parts
+            # Authors write Markdown inside of HTML, where the format says it is none.
+            self.parts += [
+                replace(part, text=self._inline(part.text)) if isinstance(part, Block) and part.kind != "code" else part
+                for part in parts
+            ]
         return index + 1
 
     def _details_end(self, index: int, end: int) -> int | None:
@@ -320,6 +350,8 @@ class _Reader:
                 depth += lower.count("<details") - lower.count("</details")
                 if depth <= 0:
                     return position
+                if depth > _MAX_FOLDED:
+                    return None
         return None
 
     def _details(self, index: int, closing: int) -> None:
@@ -348,8 +380,3 @@ def _unwrapped(lines: list[str], content: str) -> str:
 
 def _squeezed(text: str) -> str:
     return re.sub(r"\n[ \t]*\n(?:[ \t]*\n)+", "\n\n", text)
-
-
-def _front_matter_title(content: str) -> str:
-    match = re.search(r"^title\s*[:=]\s*(.+)$", content, re.MULTILINE | re.IGNORECASE)
-    return match[1].strip().strip("\"'").strip() if match else ""

@@ -16,6 +16,8 @@ _TERM = re.compile(
 _PLAIN_TERM = re.compile(
     r"(?P<term>[^:：。.!！?？,，;；\n]{1,40}?)(?:\s(?:—|–|--)\s|——|[:：]\s?)(?P<rest>\S.*)", re.DOTALL
 )
+_ROLE_TITLE = re.compile(r"(\S.*?)\s+<.+>", re.DOTALL)
+_ROLE_SHORTHAND = re.compile(r"^(?:\.|_[a-z]+\.)(?=\w)")
 
 
 def term_of(raw: str) -> tuple[str, str, bool]:
@@ -29,10 +31,21 @@ def term_of(raw: str) -> tuple[str, str, bool]:
         if match["rest"] and (match["sep"] or term.endswith((":", "："))):
             return plain_inline(term.rstrip(":： ")), plain_inline(match["rest"]), True
         return "", "", False
-    match = _PLAIN_TERM.match(raw)
+    match = _PLAIN_TERM.match(plain_inline(raw) if "[" in raw else raw)
     if match and not match["rest"].startswith("//") and len(match["term"].split()) <= 5:
         return plain_inline(match["term"]).strip(), plain_inline(match["rest"]), False
     return "", "", False
+
+
+def role_text(inner: str) -> str:
+    """What a role of reStructuredText or MyST shows: the title before a target, the last name after a tilde."""
+    title = _ROLE_TITLE.fullmatch(inner)
+    if title:
+        return title[1]
+    name = inner.lstrip("!")
+    if name.startswith("~"):
+        return name.rstrip("()").rpartition(".")[2].lstrip("~") + ("()" if name.endswith("()") else "")
+    return _ROLE_SHORTHAND.sub("", name)
 
 
 def fenced(source: str, language: str) -> str:

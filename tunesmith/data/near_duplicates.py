@@ -1,40 +1,28 @@
 """Pairs of nearly equal texts: those whose shingles have a Jaccard similarity of at least a threshold.
 
-Candidates come from MinHash sketches cut into bands (`rensa`): two texts of
-similarity s agree in one of b bands of r values with probability 1 - (1 - s^r)^b.
-With 256 values r is chosen so that a pair at the threshold is missed with a
-probability below 10^-8; 16 bands, as usual, would miss one in 70 at best. Texts
-written to one template agree in bands by the thousand; among those the candidates
-are found by their rare shingles instead (prefix filtering: Chaudhuri et al. 2006).
-A candidate whose sketches disagree by more than six standard deviations is
-dropped, the others are compared shingle by shingle: what is reported is exact.
+Nothing here is left to chance: candidates come from an index that finds every similar
+pair (`prefixes`), and they are compared shingle by shingle. A shingle's hash has
+64 bits, of which 36 and a frequency tell shingles of one text apart in the index.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.data.shingles import ShingleSets, batches, hash_shingles, sorted_distinct
+from tunesmith.data.prefixes import Prefixes, find_prefixes
+from tunesmith.data.shingles import ShingleSets
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Integers = NDArray[np.int64]
+    Integers = NDArray[np.signedinteger[Any]]
     PairArrays = Iterator[tuple[Integers, Integers]]
 
 DEFAULT_THRESHOLD = 0.8
 MIN_THRESHOLD = 0.5  # below, "near" means little and every text is a candidate
-SKETCH_VALUES = 256
-MISS_PROBABILITY = 1e-8
-_SEED = 20251
-_LARGE_RUN = 256
 _CHUNK_PAIRS = 2**16
-_TABLE_BITS = 20
-_FREQUENCY_BITS = 20
 
 
 def similar_pairs(
@@ -108,7 +96,8 @@ class _Connect:
 
         root = self._current_roots()[owners]
         alone = ~self._has_earlier[owners]
-        alone[starts] = False  # the first of a run needs no earlier one
+        lengths = np.diff(starts, append=len(owners))
+        alone &= owners != np.repeat(np.minimum.reduceat(owners, starts), lengths)  # the first needs no earlier one
         split = np.minimum.reduceat(root, starts) != np.maximum.reduceat(root, starts)
         return split | np.logical_or.reduceat(alone, starts)
 
@@ -174,14 +163,6 @@ class Components:
         return [self.find(item) for item in range(len(self._parent))]
 
 
-def values_in_a_band(threshold: float) -> int:
-    """As many as keep the chance to miss a pair at the threshold below `MISS_PROBABILITY`."""
-    for values in range(32, 1, -1):
-        if threshold >= 1 or (1 - threshold**values) ** (SKETCH_VALUES // values) < MISS_PROBABILITY:
-            return values
-    return 1
-
-
 def _search(
     texts: Sequence[str], threshold: float, goal: _Connect | _Match, on_progress: Callable[[str], None] | None
 ) -> Iterator[tuple[int, int]]:
@@ -189,101 +170,82 @@ def _search(
 
     if len(texts) < 2:
         return
-    sketches, bands = _sketch(texts, values_in_a_band(threshold))
+    prefixes = find_prefixes(texts, threshold)
     if on_progress is not None:
-        on_progress(f"{len(texts)} distinct texts sketched")
+        on_progress(f"{len(texts)} distinct texts indexed")
     sets = ShingleSets(texts)
-    # Six standard deviations below the threshold.
-    agreeing = SKETCH_VALUES * threshold - 6 * math.sqrt(SKETCH_VALUES * threshold * (1 - threshold))
-    for earlier, later in _raw_pairs(texts, threshold, bands, goal):
+    for earlier, later in _candidates(prefixes, goal):
         open_pairs = np.flatnonzero(goal.wants(earlier, later))
-        agreement = np.count_nonzero(sketches[earlier[open_pairs]] == sketches[later[open_pairs]], axis=1)
-        near = open_pairs[agreement >= agreeing]
+        near = open_pairs[prefixes.may_be_similar(earlier[open_pairs], later[open_pairs])]
         for a, b in zip(earlier[near].tolist(), later[near].tolist(), strict=True):
             if goal.wants_one(a, b) and sets.jaccard(a, b) >= threshold:
                 goal.accept(a, b)
                 yield a, b
 
 
-def _sketch(texts: Sequence[str], values: int) -> tuple[NDArray[np.uint8], list[NDArray[np.uint64]]]:
-    """A short sketch of each text (the low byte of 256 MinHash values), and the key of each of its bands."""
-    import numpy as np
-    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without types
+def _candidates(prefixes: Prefixes, goal: _Connect | _Match) -> PairArrays:
+    """Pairs that share a key early enough to be similar, the smaller number first, in chunks.
 
-    count = SKETCH_VALUES // values
-    sketches = np.empty((len(texts), SKETCH_VALUES), dtype=np.uint8)
-    keys = np.empty((count, len(texts)), dtype=np.uint64)
-    factors = np.random.default_rng(_SEED).integers(1, 2**63, size=values, dtype=np.uint64) * np.uint64(2) + np.uint64(
-        1
-    )
-    for first, batch in batches(texts):
-        hashes, starts = hash_shingles(batch)
-        digest = RMinHash.digest_matrix_from_flat_token_hashes(hashes, starts.astype(np.uint64), SKETCH_VALUES, _SEED)
-        matrix = np.array(digest.to_rows(), dtype=np.uint64)
-        end = first + len(batch)
-        sketches[first:end] = matrix & np.uint64(0xFF)
-        banded = matrix[:, : count * values].reshape(len(batch), count, values)
-        keys[:, first:end] = (banded * factors).sum(axis=2, dtype=np.uint64).T
-    return sketches, list(keys)
-
-
-def _raw_pairs(
-    texts: Sequence[str], threshold: float, bands: Sequence[NDArray[np.uint64]], goal: _Connect | _Match
-) -> PairArrays:
-    """Arrays of pairs that agree in a band; of the many that agree in a large one, those that can be similar."""
-    import numpy as np
-
-    crowded = np.zeros(len(texts), dtype=bool)
-    for keys in bands:
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        lengths = np.diff(_run_starts(ordered), append=len(ordered))
-        large = np.repeat(lengths > _LARGE_RUN, lengths)
-        crowded[order[large]] = True
-        yield from _pairs_in_runs(ordered[~large], order[~large], goal)
-    members = np.flatnonzero(crowded)
-    if len(members):
-        keys, owners = _rare_shingles([texts[number] for number in members.tolist()], threshold)
-        order = np.argsort(keys, kind="stable")
-        yield from _pairs_in_runs(keys[order], members[owners[order]], goal)
-
-
-def _run_starts(ordered: NDArray[np.uint64]) -> Integers:
-    import numpy as np
-
-    return np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-
-
-def _pairs_in_runs(ordered: NDArray[np.uint64], owners: Integers, goal: _Connect | _Match) -> PairArrays:
-    """Pairs of owners whose keys are equal, the smaller first, in chunks; runs the goal is done with are left.
-
-    Args:
-        ordered: sorted keys.
-        owners: of each key; ascending where keys are equal.
+    The larger text of a pair looks for the smaller among those before it that have the
+    same key. Keys that the goal is done with are left.
     """
     import numpy as np
 
-    distance, pending = 1, _Pairs()
-    while len(ordered) > 1:
-        # Neighbours at distance 1, then 2, …: a run of n gives pairs at n-1 distances.
-        at = np.flatnonzero(ordered[:-distance] == ordered[distance:])
-        if not len(at):
-            break
-        for begin in range(0, len(at), _CHUNK_PAIRS):
-            piece = at[begin : begin + _CHUNK_PAIRS]
-            pending.add(owners[piece], owners[piece + distance])
+    keys, owners, reaches = prefixes.keys, prefixes.owners, prefixes.reaches
+    if not len(keys):
+        return
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    run_of = np.repeat(np.arange(len(starts), dtype=np.int32), np.diff(starts, append=len(keys)))
+    sizes = prefixes.sizes[owners].astype(np.int32)
+    first, end = _partners(prefixes, run_of, sizes)
+    pending = _Pairs()
+    larger = np.flatnonzero(first < end)
+    smaller = _hubs(larger, owners, starts, run_of)
+    inside = (first[larger] <= smaller) & (smaller < end[larger])
+    round_larger, round_smaller = larger[inside], smaller[inside]
+    distance = 0
+    while True:
+        for begin in range(0, len(round_larger), _CHUNK_PAIRS):
+            big, small = round_larger[begin : begin + _CHUNK_PAIRS], round_smaller[begin : begin + _CHUNK_PAIRS]
+            reached = sizes[big] <= reaches[small]
+            pending.add(owners[big[reached]], owners[small[reached]])
             if pending.count >= _CHUNK_PAIRS:
                 yield pending.take()
         distance += 1
-        if distance & (distance - 1) == 0:  # at 2, 4, 8, …: look again at what is worth going on with
+        larger = larger[end[larger] - distance >= first[larger]]
+        if distance & (distance - 1) == 0:  # at 1, 2, 4, 8, …: look again at what is worth going on with
             if pending.count:
                 yield pending.take()
-            starts = _run_starts(ordered)
-            lengths = np.diff(starts, append=len(ordered))
-            going_on = np.repeat((lengths > distance) & goal.open_runs(owners, starts), lengths)
-            ordered, owners = ordered[going_on], owners[going_on]
+            larger = larger[goal.open_runs(owners, starts)[run_of[larger]]]
+        if not len(larger):
+            break
+        round_larger, round_smaller = larger, end[larger] - distance
     if pending.count:
         yield pending.take()
+
+
+def _partners(prefixes: Prefixes, run_of: Integers, sizes: Integers) -> tuple[Integers, Integers]:
+    """For each key, from where to before where in its run the smaller texts stand that its owner may be similar to."""
+    import numpy as np
+
+    span = int(sizes.max()) + 1
+    place = run_of.astype(np.int64) * span + sizes  # ascending: a run is sorted by size
+    first, end = np.empty(len(sizes), dtype=np.int32), np.empty(len(sizes), dtype=np.int32)
+    for begin in range(0, len(sizes), _CHUNK_PAIRS):
+        part = slice(begin, begin + _CHUNK_PAIRS)
+        base = place[part] - sizes[part]
+        first[part] = np.searchsorted(place, base + prefixes.least_partner(sizes[part]))
+        largest = np.minimum(prefixes.reaches[part], sizes[part])
+        end[part] = np.searchsorted(place, base + largest, side="right")
+    return first, np.minimum(end, np.arange(len(sizes), dtype=np.int32))
+
+
+def _hubs(larger: Integers, owners: Integers, starts: Integers, run_of: Integers) -> Integers:
+    """The position of the smallest number in the run of each: once a thousand copies have met it, nothing is left."""
+    import numpy as np
+
+    least = np.minimum.reduceat(owners, starts)
+    return np.flatnonzero(owners == least[run_of])[run_of[larger]]
 
 
 class _Pairs:
@@ -293,40 +255,15 @@ class _Pairs:
         self._pieces: list[tuple[Integers, Integers]] = []
         self.count = 0
 
-    def add(self, earlier: Integers, later: Integers) -> None:
-        self._pieces.append((earlier, later))
-        self.count += len(earlier)
+    def add(self, one: Integers, other: Integers) -> None:
+        self._pieces.append((one, other))
+        self.count += len(one)
 
     def take(self) -> tuple[Integers, Integers]:
+        """The smaller number of each pair, and the larger."""
         import numpy as np
 
-        earlier, later = (np.concatenate(side) for side in zip(*self._pieces, strict=True))
+        one, other = (np.concatenate(side) for side in zip(*self._pieces, strict=True))
         self._pieces.clear()
         self.count = 0
-        return earlier, later
-
-
-def _rare_shingles(texts: Sequence[str], threshold: float) -> tuple[NDArray[np.uint64], Integers]:
-    """The rarest shingles of each text as sortable keys, and the text of each key, ascending.
-
-    Two sets of similarity t share one of the first `n - ceil(t·n) + 1` elements of each,
-    in any order common to all sets; ordered from rare to frequent, few others do.
-    """
-    import numpy as np
-
-    table = np.zeros(2**_TABLE_BITS, dtype=np.int64)
-    slot_shift = np.uint64(64 - _TABLE_BITS)
-    for _first, batch in batches(texts):
-        hashes, _starts = hash_shingles(batch)
-        table += np.bincount((hashes >> slot_shift).astype(np.int64), minlength=2**_TABLE_BITS)
-    rank = np.minimum(table, 2**_FREQUENCY_BITS - 1).astype(np.uint64) << np.uint64(64 - _FREQUENCY_BITS)
-    keys: list[NDArray[np.uint64]] = []
-    for _first, batch in batches(texts):
-        hashes, starts = hash_shingles(batch)
-        ordered = rank[(hashes >> slot_shift).astype(np.int64)] | (hashes >> np.uint64(_FREQUENCY_BITS))
-        for begin, end in pairwise(starts.tolist()):
-            distinct = sorted_distinct(ordered[begin:end])
-            # The small margin keeps a rounding error in t·n from shortening the prefix.
-            keys.append(distinct[: len(distinct) - math.ceil(threshold * len(distinct) - 1e-9) + 1].copy())
-    owners = np.repeat(np.arange(len(texts)), [len(own) for own in keys])
-    return np.concatenate(keys), owners
+        return np.minimum(one, other), np.maximum(one, other)

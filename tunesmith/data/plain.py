@@ -27,6 +27,7 @@ _MARKS = re.compile(
     r"|^- \[[ x]\] |<!--|</\w+>",
     re.MULTILINE,
 )
+_RST_DIRECTIVE = re.compile(r"^\.\. [\w-]{2,30} ?::", re.MULTILINE)
 _NUMBER = r"[\d一二三四五六七八九十]{1,3}"
 _LABELLED = re.compile(
     rf"(?:知识点|要点|主题|模块)\s?{_NUMBER}\s?[:：.、]\s*\S|第\s?{_NUMBER}\s?[章节篇讲课][:：\s]\s*\S|(?:Chapter|Section|Part)\s(?:\d+|[IVX]+)\b",
@@ -68,11 +69,16 @@ def is_markdown(text: str, *, named_so: bool) -> bool:
     A `.md` file is, unless it has no mark of it at all (a pasted page); a `.txt` file is only when it has fences or
     headings of its own lines: `# comment` lines of pasted code are no headings.
     """
+    if named_so and _ATX.search(text):  # most are told by their first heading
+        return True
     if len(_FENCE.findall(text)) >= 2 or len(_DEEP_ATX.findall(text)) >= 2:
         return True
-    if not named_so:
-        return False
-    return bool(_ATX.search(text) or _MARKS.search(text))
+    return named_so and _MARKS.search(text) is not None
+
+
+def is_rst(text: str) -> bool:
+    """Whether a `.txt` file is reStructuredText: it has directives of its own lines."""
+    return _RST_DIRECTIVE.search(text) is not None and not _FENCE.search(text)
 
 
 def read_plain(text: str, first_line: int = 1) -> tuple[str, list[Heading | Block]]:

@@ -36,8 +36,12 @@ _TO_DO = re.compile(
 )
 _GERUND = re.compile(r"[A-Z]?[a-z]{3,}ing\s+(?:[a-z]|[A-Z][a-z])")
 _ORDINARY = frozenset(
-    ("the", "a", "an", "what", "who", "where", "why", "how", "which", "when", "if", "before", "after")
+    (  # noqa: SIM905
+        "the a an what who where why how which when if before after name names description default type value values"
+        " meaning notes purpose example examples required status action command option result reason price unit version"
+    ).split()
 )
+_LOOK_CHARS = 200_000
 _HAN = re.compile(f"[{HAN}]")
 _STRAY_SPACE = re.compile(r" (?=[。？，：」）])|(?<=[。？，：「（]) ")
 _END = re.compile(r"[\s:：。.]+$")
@@ -71,6 +75,13 @@ _EN_CLAUSES = (
 )
 _EN_MOMENTS = ("What happens {h}?", "What should I know {h}?", "What applies {h}?")
 _EN_GERUNDS = ("What should I know about {h}?", "How does {h} work?", "What do the notes say about {h}?")
+# Of a heading that says too little ("Usage", "概述"): the part of something else that it is.
+_ZH_PARTS = ("{t}的「{h}」部分讲了什么？", "{t}：「{h}」里写了什么？", "请说明{t}的「{h}」。")
+_EN_PARTS = (
+    'What does the "{h}" section of {t} say?',
+    '{t}: what is in "{h}"?',
+    'What is written under "{h}" for {t}?',
+)
 _EN_CODE = ("Show the code for {h}.", "What does the code for {h} look like?", "Give a code example for {h}.")
 _ZH_CODE = ("请给出{h}的代码。", "{h}的代码怎么写？", "{h}的代码示例是什么样的？")
 _ZH_ABOUT = ("关于「{t}」：{q}", "在「{t}」这部分，{q}", "「{t}」：{q}")
@@ -86,6 +97,13 @@ def pick(options: Sequence[str], key: str) -> str:
 def ask_about(view: View, language: Language, *, code: bool = False) -> tuple[str, ...]:
     """Ways to ask what stands under a section's heading, ever more of its surroundings named."""
     heading = _END.sub("", view.heading(language))
+    if not code and language != "other" and needs_context(heading) and not is_question(heading, language):
+        topics = [topic for topic in view.topics(language, own=False) if topic != heading]
+        if topics:
+            whole = (" / " if language == "zh" else ", ").join(reversed(topics))
+            template = pick(_ZH_PARTS if language == "zh" else _EN_PARTS, view.path)
+            asked = (template.format(t=topic, h=heading) for topic in (topics[0], whole))
+            return tuple(dict.fromkeys(map(tidy, asked) if language == "zh" else asked))
     question = _ask_for_code(heading, view, language) if code else ask(heading, language, view.path, view.text)
     return in_context(view, language, question, vague=needs_context(heading), own=False)
 
@@ -168,7 +186,8 @@ def lower_first(heading: str, text: str) -> str:
     if not word.isalpha() or not word[1:].islower() or titled:
         return heading
     lower = word.lower()
-    ordinary = lower in _ORDINARY or f" {lower} " in text
+    # Not all of a long text: this is asked for every heading.
+    ordinary = lower in _ORDINARY or text.find(f" {lower} ", 0, _LOOK_CHARS) >= 0
     return f"{lower} {rest}".rstrip() if ordinary else heading
 
 

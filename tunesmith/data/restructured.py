@@ -7,32 +7,35 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from tunesmith.data.code_lines import code_share
-from tunesmith.data.markup import PROSE_FENCES, fenced, table_block, term_of
+from tunesmith.data.markup import PROSE_FENCES, fenced, role_text, table_block, term_of
+from tunesmith.data.pointers import without_pointing
 from tunesmith.data.prose import text_blocks
-from tunesmith.data.sections import Block, Heading, Item
+from tunesmith.data.sections import Block, Heading, Item, pointer
 from tunesmith.data.text import unwrap, width
 
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1{2,}\s*$")
-_DIRECTIVE = re.compile(r"\.\.\s+([\w:-]+)::\s*(.*)$")
+_DIRECTIVE = re.compile(r"\.\.\s+([\w:-]+?)\s?::+\s*(.*)$")
 _EXPLICIT = re.compile(r"\.\.(?:\s|$)")
 _OPTION = re.compile(r":[\w-]+:(?:\s|$)")
 _CODE_NAMES = "code code-block sourcecode highlight parsed-literal prompt doctest testcode ipython"
 _TEXT_NAMES = (
-    "note warning tip hint important caution attention danger error admonition seealso versionadded versionchanged"
-    " deprecated topic rubric"
+    "note warning tip hint important caution attention danger error admonition versionadded versionchanged"
+    " deprecated topic"
 )
 _CODE_DIRECTIVES, _TEXT_DIRECTIVES = frozenset(_CODE_NAMES.split()), frozenset(_TEXT_NAMES.split())
 _FIELD = re.compile(r":([^:\n]{1,60}):\s+(\S.*)")
 _ITEM = re.compile(r"(?:[-*+•]|\d{1,3}[.)]|#\.)\s+\S")
 _GRID = re.compile(r"\+(?:[-=]+\+)+\s*$")
 _SIMPLE = re.compile(r"=+(?:\s+=+)+\s*$")
-_ROLE = re.compile(r":[\w:+.-]+:`([^`<]+?)(?:\s*<[^<>]*>)?`")
+_ROLE = re.compile(r":[\w+.-]+(?::[\w+.-]+)?:`([^`]+)`")
 _LINK = re.compile(r"`([^`<]+?)\s*<[^<>`]+>`__?|`([^`]+)`__?")
 _LITERAL = re.compile(r"``(.+?)``")
 _STRONG = re.compile(r"\*\*(\S(?:.*?\S)?)\*\*")
 _EMPHASIS = re.compile(r"(?<![\w*])\*(\S(?:[^*]*?\S)?)\*(?![\w*])")
 _WORD_LINK = re.compile(r"\b(\w+)__?(?=[\s.,;:)]|$)")
 _SUBSTITUTION = re.compile(r"\|(\w[\w ]*)\|_?")
+_BLANK = re.compile(r"[ ]+$", re.MULTILINE)
+_MAX_DEPTH = 8
 _FOOTNOTE = re.compile(r"\s?\[[#*\w]+\]_")
 
 
@@ -47,7 +50,7 @@ def read_rst(text: str, first_line: int = 1) -> tuple[str, list[Heading | Block]
 def plain_rst(text: str) -> str:
     """Inline marks to text; literals become code spans. As many lines as before."""
     if "`" in text:
-        text = _ROLE.sub(r"\1", text)
+        text = _ROLE.sub(lambda match: role_text(match[1]), text)
         text = _LITERAL.sub("\x00\\1\x00", text)
         text = _LINK.sub(lambda match: match[1] or match[2], text)
         text = text.replace("\x00", "`")
@@ -59,8 +62,9 @@ def plain_rst(text: str) -> str:
 
 
 class _Reader:
-    def __init__(self, lines: list[str], first_line: int) -> None:
-        self.lines = [line.expandtabs(8).rstrip() for line in lines]
+    def __init__(self, lines: list[str], first_line: int, depth: int = 0) -> None:
+        self.lines = [line.expandtabs(8).rstrip() for line in lines] if depth == 0 else lines
+        self._depth = depth
         self.offset = first_line
         self.parts: list[Heading | Block] = []
         self._levels: list[str] = []
@@ -137,12 +141,22 @@ class _Reader:
             self._code(first, past, match[2].split()[0].lower() if match[2].split() else "")
         elif match and name in _TEXT_DIRECTIVES:
             self._note(index, first, past, match[2].strip() if "version" not in name else "")
+        elif match:
+            self.parts.append(pointer(index + self.offset, max(past, index + 1) + self.offset - 1))
         return max(past, index + 1)
 
+    def _body(self, first: int, past: int) -> str:
+        """Indented lines as text, what stands in them read by its own structure."""
+        lines = _dedented(self.lines[first:past])
+        if self._depth >= _MAX_DEPTH:
+            return "\n\n".join(plain_rst(piece) for piece in _paragraphs([line.strip() for line in lines]))
+        inner = _Reader(lines, first + self.offset, self._depth + 1)
+        inner.read()
+        return "\n\n".join(part.text for part in inner.parts if part.text)
+
     def _note(self, index: int, first: int, past: int, argument: str) -> None:
-        lines = [line.strip() for line in self.lines[first:past]]
-        pieces = ([argument] if argument else []) + _paragraphs(lines)
-        text = "\n\n".join(plain_rst(piece) for piece in pieces)
+        pieces = ([plain_rst(argument)] if argument else []) + [self._body(first, past)]
+        text = "\n\n".join(piece for piece in pieces if piece)
         if any(char.isalnum() for char in text):
             self.parts.append(Block("quote", index + self.offset, max(past, index + 1) + self.offset - 1, text))
 
@@ -163,7 +177,7 @@ class _Reader:
 
     def _indented_quote(self, index: int) -> int:
         first, past = self._indented(index)
-        text = "\n\n".join(plain_rst(piece) for piece in _paragraphs([line.strip() for line in self.lines[first:past]]))
+        text = self._body(first, past)
         if any(char.isalnum() for char in text):
             self.parts.append(Block("quote", first + self.offset, past + self.offset - 1, text))
         return max(past, index + 1)
@@ -191,11 +205,13 @@ class _Reader:
         return index + 1 < len(self.lines) and not self.lines[index - 1].strip() and self._heading(index) > 0
 
     def _add_paragraph(self, first: int, past: int, lines: Sequence[str]) -> None:
-        raw = "\n".join(line for line in lines if line)
-        text = unwrap(plain_rst(raw), raw)
+        raw = without_pointing("\n".join(line for line in lines if line))
+        text = unwrap(plain_rst(raw), raw).strip("\n")
         if any(char.isalnum() for char in text) and not all(_FIELD.match(line) for line in lines if line):
             numbered = tuple((first + self.offset + number, plain_rst(line)) for number, line in enumerate(lines))
             self.parts.append(Block("paragraph", first + self.offset, past + self.offset - 1, text, lines=numbered))
+        elif any(lines):
+            self.parts.append(pointer(first + self.offset, past + self.offset - 1))
 
     def _terms(self, index: int) -> int:
         """A definition list: a term, and its meaning indented under it."""
@@ -209,18 +225,17 @@ class _Reader:
         ):
             first, past = self._indented(position + 1)
             term = plain_rst(self.lines[position].split(" : ")[0]).replace("`", "").strip()
-            body = [line.strip() for line in self.lines[first:past]]
-            directive = next((number for number, line in enumerate(body) if _EXPLICIT.match(line)), len(body))
-            pieces = _paragraphs(body[:directive])
-            meaning = plain_rst("\n\n".join(pieces))
-            items.append(
-                Item(position + self.offset, past + self.offset - 1, f"{term}: {meaning}", term, meaning, True)
-            )
+            meaning = self._body(first, past)
+            if meaning:
+                items.append(
+                    Item(position + self.offset, past + self.offset - 1, f"{term}: {meaning}", term, meaning, True)
+                )
             position = past
             while position < len(self.lines) and not self.lines[position].strip():
                 position += 1
-        text = "\n".join(item.text for item in items)
-        self.parts.append(Block("terms", index + self.offset, items[-1].last_line, text, items=tuple(items)))
+        if items:
+            text = "\n".join(item.text for item in items)
+            self.parts.append(Block("terms", index + self.offset, items[-1].last_line, text, items=tuple(items)))
         return position
 
     def _list(self, index: int) -> int:
@@ -235,17 +250,23 @@ class _Reader:
             past += 1
             end = past if line.strip() else end
         items: list[Item] = []
+        written: list[str] = []
         for start, stop in zip(starts, [*starts[1:], end], strict=True):
             mark = re.match(r"\S+\s+", self.lines[start])
             indent = mark.end() if mark else 2
-            own = [self.lines[start][indent:], *(line[indent:] for line in self.lines[start + 1 : stop])]
-            while own and not own[-1].strip():
-                own.pop()
-            raw = "\n".join(own)
-            last = start + len(own) + self.offset - 1
-            items.append(Item(start + self.offset, last, unwrap(plain_rst(raw)), *term_of(raw.replace("``", "`"))))
-        text = unwrap(plain_rst("\n".join(self.lines[index:end])))
-        self.parts.append(Block("list", index + self.offset, end + self.offset - 1, text, items=tuple(items)))
+            self.lines[start] = " " * indent + self.lines[start][indent:]
+            last = max(number for number in range(start, stop) if self.lines[number].strip())
+            text = self._body(start, last + 1)
+            if text:
+                raw = "\n".join(line[indent:] for line in self.lines[start : last + 1])
+                term = term_of(raw.replace("``", "`"))
+                items.append(Item(start + self.offset, last + self.offset, text, *term))
+                sign = mark.group().strip() if mark and mark.group()[0].isdigit() else "-"
+                written.append(f"{sign} " + text.replace("\n", "\n" + " " * (len(sign) + 1)))
+        if items:
+            loose = "\n\n" if any("\n\n" in item.text for item in items) else "\n"
+            text = loose.join(_BLANK.sub("", piece) for piece in written)
+            self.parts.append(Block("list", index + self.offset, end + self.offset - 1, text, items=tuple(items)))
         return past
 
     def _table(self, index: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from tunesmith.data.records import Dataset, Record
@@ -29,6 +31,8 @@ class ImportResult(Dataset):
     format: str = Field(description="The format that was read: alpaca, sharegpt, messages or prompt_completion.")
     rejected: list[Rejected] = Field(description="Rows that could not be used; the first 50.")
     rejected_total: int = Field(description="Number of rows that could not be used.")
+    rejected_left_out: int = Field(description="Rows of those that `rejected` does not show.")
+    rejected_file: str | None = Field(description="File with all of them, one JSON object a line; null when none.")
     other_splits: int = Field(description="Rows left out because they belong to another split than asked for.")
 
 
@@ -39,6 +43,9 @@ class ExportResult(Record):
     rows: int = Field(description="Rows in it.")
     bytes: int = Field(description="Its size in bytes.")
     sha256: str = Field(description="SHA-256 of its bytes.")
+    llama_factory: dict[str, Any] | None = Field(
+        description="Entry for LLaMA-Factory's dataset_info.json beside the file; null for what it does not read."
+    )
 
 
 class CleanResult(Dataset):

@@ -7,23 +7,25 @@ Every reader yields `(line, record)`; a record that cannot be read is a
 from __future__ import annotations
 
 import codecs
-import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import IO, Any, cast
 
+from tunesmith.data.csv_rows import read_csv
 from tunesmith.data.formats import RowRejected, detect
+from tunesmith.data.json_array import checked, read_json_array
+from tunesmith.data.records_read import MAX_ROW_BYTES, Records
 from tunesmith.errors import BadInput, EmptyInput, MissingExtra, NotSupported
 
-Records = Iterator[tuple[int, dict[str, Any] | RowRejected]]
-
-MAX_LINE_BYTES = 16 * 2**20
 HEAD_BYTES = 256 * 2**10
-CHUNK_CHARS = 2**20
 _BLANK = b" \t\r\n"
-_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_TOO_LONG = RowRejected(f"the line is longer than {MAX_ROW_BYTES // 2**20} MiB")
+_GZIP = b"\x1f\x8b"
+_PACKED = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 def read_records(file: IO[bytes], name: str, opened: ExitStack) -> Records:
@@ -37,11 +39,13 @@ def read_records(file: IO[bytes], name: str, opened: ExitStack) -> Records:
     Raises:
         EmptyInput: nothing in it.
         BadInput: not one of the four kinds, or damaged beyond its rows.
-        NotSupported: packed, or larger than can be read whole where it must be.
+        NotSupported: packed otherwise than with gzip, or larger than can be read whole where it must be.
         MissingExtra: Parquet without pyarrow.
     """
     head = file.read(HEAD_BYTES)
     file.seek(0)
+    if head.startswith(_GZIP):
+        return _unpacked(file, name, opened)
     if head.startswith(b"PAR1"):
         return _read_parquet(file, name)
     for magic, kind in _PACKED.items():
@@ -51,17 +55,40 @@ def read_records(file: IO[bytes], name: str, opened: ExitStack) -> Records:
     start = head.decode(encoding, "ignore").lstrip("\ufeff \t\r\n")
     if not start:
         raise EmptyInput(f"{name} is empty.", next="Give a file with rows in it.")
-    if "\0" in start[:1024]:
+    # In a cell of a table a NUL may stand; in its first line, which names the columns, it does not.
+    if "\0" in start[:1024].partition("\n")[0]:
         raise BadInput(f"{name} is a binary file of an unknown kind.", next="Give JSON, JSONL, CSV or Parquet.")
     if start[0] == "[":
-        return _read_json_array(_text(file, encoding, opened), name)
+        return read_json_array(_text(file, encoding, opened), name)
     if start[0] == "{" or name.lower().endswith((".jsonl", ".ndjson")):
         return (
             _read_jsonl(file, encoding, opened)
             if _looks_like_lines(start, name)
             else _read_json_object(file, encoding, name)
         )
-    return _read_csv(_text(file, encoding, opened), name)
+    return read_csv(_text(file, encoding, opened), name)
+
+
+def _unpacked(file: IO[bytes], name: str, opened: ExitStack) -> Records:
+    """The records of a file packed with gzip, unpacked as they are read."""
+    inner = cast("IO[bytes]", opened.enter_context(gzip.GzipFile(fileobj=file)))
+    damaged = BadInput(f"{name} is damaged: it cannot be unpacked to its end.", next="Pack or download it again.")
+    try:
+        start = inner.read(4)
+        inner.seek(0)
+        if start.startswith((b"PAR1", _GZIP)):
+            raise NotSupported(f"{name} is packed twice over.", next="Unpack it and import the file inside.")
+        records = read_records(inner, name.removesuffix(".gz"), opened)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise damaged from error
+
+    def to_the_end() -> Records:
+        try:
+            yield from records
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise damaged from error
+
+    return to_the_end()
 
 
 def _encoding(head: bytes) -> str:
@@ -114,22 +141,30 @@ def _read_jsonl(file: IO[bytes], encoding: str, opened: ExitStack) -> Records:
 
 
 def _lines(file: IO[bytes], encoding: str, opened: ExitStack) -> Iterator[tuple[int, bytes | RowRejected]]:
-    """Numbered lines as UTF-8; never more than `MAX_LINE_BYTES` of one in memory."""
+    """Numbered lines as UTF-8; never more than `MAX_ROW_BYTES` of one in memory."""
     if encoding not in ("utf-8", "utf-8-sig"):
-        for number, text in enumerate(_text(file, encoding, opened), start=1):
-            yield number, text.encode("utf-8", "surrogateescape")
+        number = 0
+        wide = _text(file, encoding, opened)
+        while text := wide.readline(MAX_ROW_BYTES):
+            number += 1
+            if len(text) < MAX_ROW_BYTES or text.endswith("\n"):
+                yield number, text.encode("utf-8", "surrogateescape")
+                continue
+            while (more_text := wide.readline(2**20)) and not more_text.endswith("\n"):
+                pass
+            yield number, _TOO_LONG
         return
     number = 0
-    while line := file.readline(MAX_LINE_BYTES):
+    while line := file.readline(MAX_ROW_BYTES):
         number += 1
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+        if len(line) < MAX_ROW_BYTES or line.endswith(b"\n"):
             yield number, line
             continue
         while (more := file.readline(2**20)) and not more.endswith(b"\n"):
             pass
-        yield number, RowRejected(f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
+        yield number, _TOO_LONG
 
 
 def _record(line: bytes) -> dict[str, Any] | RowRejected:
@@ -139,14 +174,19 @@ def _record(line: bytes) -> dict[str, Any] | RowRejected:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return RowRejected(f"not valid JSON: {error}"[:200])
-    return value if isinstance(value, dict) else RowRejected(f"a {type(value).__name__} is not a row; rows are objects")
+    if not isinstance(value, dict):
+        return RowRejected(f"a {type(value).__name__} is not a row; rows are objects")
+    if any(type(field) is float and abs(field) >= 2**63 for field in value.values()):
+        # A whole number over 64 bits is read as a float, which is another number.
+        return checked(json.loads(line))
+    return value
 
 
 def _read_json_object(file: IO[bytes], encoding: str, name: str) -> Records:
     """A file that is one object: a row, or rows under one name."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    if size > MAX_LINE_BYTES:
+    if size > MAX_ROW_BYTES:
         raise NotSupported(
             f"{name} is one JSON object of {size / 2**20:.0f} MiB.", next="Write its rows as JSONL, one a line."
         )
@@ -167,129 +207,6 @@ def _read_json_object(file: IO[bytes], encoding: str, name: str) -> Records:
     )
 
 
-def _read_json_array(file: io.TextIOWrapper, name: str) -> Records:
-    """The elements of one JSON array, without holding the array."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    window = _Window(file)
-    window.skip(" \t\r\n\ufeff")
-    window.take(1)
-    while True:
-        window.skip(" \t\r\n,")
-        following = window.peek()
-        if following == "]":
-            return
-        if not following:
-            raise BadInput(f"{name} ends in the middle of its array (line {window.line}).", next="Give the whole file.")
-        line = window.line
-        try:
-            value = window.decode(decoder)
-        except RecursionError:
-            raise BadInput(f"{name} is nested too deeply at line {line}.", next="Remove that row.") from None
-        except ValueError as error:
-            raise BadInput(
-                f"{name} is not valid JSON from line {line} on: {str(error)[:120]}.",
-                next="Mend that line, or write the rows as JSONL, where one bad line costs only itself.",
-            ) from error
-        if isinstance(value, dict):
-            yield line, _checked(value)
-        else:
-            yield line, RowRejected(f"a {type(value).__name__} is not a row; rows are objects")
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _checked(record: dict[str, Any]) -> dict[str, Any] | RowRejected:
-    """A record that can be written again: the standard parser lets lone surrogates and huge integers through."""
-    import orjson
-
-    try:
-        orjson.dumps(record)
-    except TypeError as error:
-        return RowRejected(f"it cannot be kept as JSON: {error}"[:200])
-    return record
-
-
-class _Window:
-    """A sliding piece of a text file, with the number of the line it starts on."""
-
-    def __init__(self, file: io.TextIOWrapper) -> None:
-        self._file = file
-        self._text = file.read(CHUNK_CHARS)
-        self._at = 0
-        self.line = 1
-
-    def peek(self) -> str:
-        """The next character, or "" at the end."""
-        if self._at >= len(self._text):
-            self._more()
-        return self._text[self._at : self._at + 1]
-
-    def take(self, count: int) -> None:
-        self.line += self._text.count("\n", self._at, self._at + count)
-        self._at += count
-
-    def skip(self, characters: str) -> None:
-        while (following := self.peek()) and following in characters:
-            self.take(1)
-
-    def decode(self, decoder: json.JSONDecoder) -> Any:
-        """The JSON value that starts here. A value that is cut off by the window makes it longer."""
-        while True:
-            try:
-                value, end = decoder.raw_decode(self._text, self._at)
-            except ValueError:
-                if not self._more():
-                    raise
-                continue
-            # A number can look whole and go on beyond the window.
-            if end < len(self._text) or not self._more():
-                self.take(end - self._at)
-                return value
-
-    def _more(self) -> bool:
-        # As much again as is there: a value of any size is parsed a logarithmic number of times.
-        addition = self._file.read(max(CHUNK_CHARS, len(self._text) - self._at))
-        self._text = self._text[self._at :] + addition
-        self._at = 0
-        return bool(addition)
-
-
-def _read_csv(file: io.TextIOWrapper, name: str) -> Records:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    header = file.readline(2**16).lstrip("\ufeff")
-    delimiter = max(",\t;", key=header.count)
-    columns = next(csv.reader([header], delimiter=delimiter), [])
-    columns = [column.strip() for column in columns]
-    if detect(dict.fromkeys(columns, "")) is None:
-        raise BadInput(
-            f"{name} is not JSON, JSONL or Parquet, and its first line names no columns of a known format.",
-            next="Give rows with instruction and output, messages, conversations, or prompt and completion.",
-        )
-    return _csv_rows(csv.reader(file, delimiter=delimiter, strict=True), columns)
-
-
-def _csv_rows(reader: Any, columns: list[str]) -> Records:
-    while True:
-        line = reader.line_num + 2  # the header was read before
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, RowRejected(f"not valid CSV: {error}")
-            continue
-        if not cells:
-            continue
-        if len(cells) != len(columns):
-            yield line, RowRejected(f"{len(cells)} cells where the header names {len(columns)}")
-        elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell if character > "\ud7ff"):
-            yield line, RowRejected("its bytes are not valid in the file's encoding")
-        else:
-            yield line, dict(zip(columns, cells, strict=True))
-
-
 def _read_parquet(file: IO[bytes], name: str) -> Records:
     try:
         from pyarrow import ArrowException
@@ -297,7 +214,8 @@ def _read_parquet(file: IO[bytes], name: str) -> Records:
     except ModuleNotFoundError as error:
         raise MissingExtra("pyarrow", extra="train", purpose="read Parquet files") from error
     try:
-        table = ParquetFile(file)
+        # Without a buffer of its own each column of a row group would be read whole.
+        table = ParquetFile(file, buffer_size=2**20, pre_buffer=False)
     except (ArrowException, OSError) as error:
         raise BadInput(f"{name} is not a readable Parquet file: {str(error)[:160]}.", next="Write it again.") from error
     return _parquet_rows(table.iter_batches, ArrowException, name)
@@ -309,6 +227,15 @@ def _parquet_rows(batches: Callable[..., Iterator[Any]], failure: type[Exception
         for batch in batches(batch_size=1000):
             for record in batch.to_pylist():
                 number += 1
-                yield number, _checked({key: value for key, value in record.items() if value is not None})
+                yield number, checked(_without_nulls(record))
     except (failure, OSError) as error:
         raise BadInput(f"{name} is damaged after row {number}: {str(error)[:160]}.", next="Write it again.") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """A table has every column in every row: what a row did not say is null there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from tunesmith.data.checks.findings import (
     CHECKS,
@@ -23,7 +22,7 @@ from tunesmith.data.checks.repeats import Repeats
 from tunesmith.data.checks.rows import check_row
 from tunesmith.data.checks.whole import Openings, grade, quantity
 from tunesmith.data.records import Message, Row
-from tunesmith.data.score_report import report_html, report_json
+from tunesmith.data.score_report import EXAMPLES, report_html, report_json
 from tunesmith.data.scoring_records import CheckFindings, CleanPlan, Diversity, Score, Tokens
 from tunesmith.data.store import DatasetStore, percentile
 from tunesmith.workspace import Workspace
@@ -33,7 +32,6 @@ OnProgress = Callable[[str, int, int], None]
 SAMPLES = 10
 PROGRESS_ROWS = 500
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-REPORT_EXCERPTS = 200
 _WORST_FIRST = {"error": 0, "warning": 1, "info": 2}
 
 
@@ -89,9 +87,9 @@ def score(
     )
     rows = [(scan.row_ids[number], findings) for number, findings in sorted(scan.found.items())]
     store.write_report(dataset_id, REPORT_JSON, report_json(dataset_id, result, rows))
-    shown = set(islice((row_id for row_id, _findings in rows), REPORT_EXCERPTS))
-    excerpts = {row.row_id: row for row in store.rows(dataset_id) if row.row_id in shown}
-    store.write_report(dataset_id, REPORT_HTML, report_html(dataset, result, rows[:REPORT_EXCERPTS], excerpts))
+    shown = {row_id for entry in result.findings for row_id in entry.sample_row_ids[:EXAMPLES]}
+    excerpts = {row.row_id: row for row in store.rows(dataset_id) if row.row_id in shown} if shown else {}
+    store.write_report(dataset_id, REPORT_HTML, report_html(dataset, result, rows, excerpts, scan.lengths))
     return result
 
 
@@ -107,11 +105,14 @@ class _Scan:
         self.found: dict[int, list[Finding]] = {}
         self.repeats = Repeats()
         self.openings = Openings()
+        self.lengths = {"question": array("q"), "answer": array("q")}
 
     def add(self, row: Row) -> None:
         number = len(self.row_ids)
         self.row_ids.append(row.row_id)
         self.openings.add(row.instruction)
+        self.lengths["question"].append(len(row.instruction))
+        self.lengths["answer"].append(len(row.output))
         self.repeats.add(row)
         for finding in check_row(row):
             self._find(number, finding.check, finding.message)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tunesmith.data.llm_records import Judged
 from tunesmith.data.records import Lengths, Record
 
 Severity = Literal["error", "warning", "info"]
@@ -86,3 +87,4 @@ class Score(Record):
     tokens: Tokens | None = Field(description="Null unless a base model was given.")
     clean_plan: CleanPlan
     report: str = Field(description="Path of the report to read in a browser; report.json lies beside it.")
+    judge: Judged | None = Field(default=None, description="What a model thinks of the rows; null without llm_judge.")

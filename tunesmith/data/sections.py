@@ -14,7 +14,9 @@ _OUTLINE_NUMBER = re.compile(r"(\d{1,2}(?:\.\d{1,2}){0,4})\s+(?=[^\W\d_]|[`\"“
 BlockKind = Literal["paragraph", "list", "terms", "code", "table", "quote", "details"]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nothing changes them: there are a hundred thousand in a folder, and freezing makes each three times
+# as slow to build.
+@dataclass(slots=True)
 class Item:
     """One entry of a list, or one row of a table.
 
@@ -36,7 +38,7 @@ class Item:
     cells: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
     """A paragraph, list, table, piece of code …: what an answer is made of.
 
@@ -70,7 +72,12 @@ class Block:
         return self.kind not in ("code", "table")
 
 
-@dataclass(frozen=True, slots=True)
+def pointer(first_line: int, last_line: int) -> Block:
+    """Stands for a block that only points elsewhere (a link, a picture, contents): it says nothing itself."""
+    return Block("paragraph", first_line, last_line, "", linked=True)
+
+
+@dataclass(slots=True)
 class Section:
     """A heading and the blocks up to the next heading of any level.
 
@@ -97,7 +104,7 @@ class Outline:
     sections: tuple[Section, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Heading:
     """A heading as a reader of one format finds it; `level` 1 to 6."""
 
@@ -120,8 +127,12 @@ def outline(document: Document) -> Outline:
         from tunesmith.data.restructured import read_rst
 
         return arrange(*read_rst(document.text))
-    from tunesmith.data.plain import is_markdown, read_plain
+    from tunesmith.data.plain import is_markdown, is_rst, read_plain
 
+    if document.kind == "text" and is_rst(document.text):
+        from tunesmith.data.restructured import read_rst
+
+        return arrange(*read_rst(document.text))
     if is_markdown(document.text, named_so=document.kind == "markdown"):
         from tunesmith.data.markdown import read_markdown
 
@@ -148,7 +159,7 @@ def arrange(title: str, parts: list[Heading | Block]) -> Outline:
                 parents=tuple(parent.text for parent in parents),
                 first_line=min(current.line, body[0].first_line) if current else body[0].first_line,
                 last_line=max(block.last_line for block in body),
-                blocks=tuple(body),
+                blocks=tuple(block for block in body if block.text) or tuple(body[:1]),
             )
         )
         body.clear()

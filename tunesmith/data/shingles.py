@@ -61,7 +61,7 @@ def batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
     """Slices of `texts` of about `BATCH_CHARS` characters, each with the number of its first text."""
     first = characters = 0
     for index, text in enumerate(texts):
-        characters += len(text)
+        characters += max(len(text), SHINGLE_CHARS)
         if characters >= BATCH_CHARS:
             yield first, texts[first : index + 1]
             first, characters = index + 1, 0

@@ -15,12 +15,14 @@ def reason_for(section: Section, max_chars: int) -> str:
     if is_passed_over(section.heading):
         return "only points elsewhere (contents, references, a preview)"
     if all(block.linked for block in blocks):
-        return "only links"
+        return "only links, pictures and pointers to other pages"
     if len(text) < MIN_ANSWER_CHARS:
         return f"its body has fewer than {MIN_ANSWER_CHARS} characters"
     if all(map(is_metadata, blocks)):
         return "only metadata such as dates and tags"
     if all(block.kind == "code" for block in blocks):
+        if not section.heading:
+            return "only code, and no heading says what it is for"
         return (
             "only code without documentation"
             if len(text) <= max_chars

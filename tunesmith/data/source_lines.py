@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tunesmith.data.text import unwrap
 
+GONE = "\x02"  # stands for a line of which nothing was left
+
 
 @dataclass(frozen=True, slots=True)
 class Lines:
@@ -22,12 +24,14 @@ class Lines:
             lines = self.plain[start + run.start : start + run.stop]
             if indent:
                 lines = [outdented(line, indent) for line in lines]
-                if run.start == 0:
+                if run.start == 0 and lines[0] != GONE:
                     lines[0] = self.plain[start][indent:]
+            source = self.source[start + run.start : start + run.stop]
+            if GONE in lines:
+                source = [written for written, line in zip(source, lines, strict=True) if line != GONE]
+                lines = [line for line in lines if line != GONE]
             text = "\n".join(lines)
-            pieces.append(
-                text if is_code else unwrap(text, "\n".join(self.source[start + run.start : start + run.stop]))
-            )
+            pieces.append(text if is_code else unwrap(text, "\n".join(source)))
         return "\n".join(pieces)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tunesmith.data.checks.repeats import Repeats, row_text
 from tunesmith.data.near_duplicates import Components
@@ -39,13 +39,12 @@ def split(workspace: Workspace, dataset_id: str, *, eval_fraction: float = 0.1, 
         )
     store = DatasetStore(workspace)
     parent = store.get(dataset_id)
-    groups = _groups(store.rows(dataset_id), parent.rows, seed)
-    if len(groups) < 2:
+    held_out = held_out_rows(store.rows(dataset_id), eval_fraction, seed)
+    if not held_out:
         raise BadInput(
             f"The {parent.rows} rows of {dataset_id} cannot be split: all come from one section or repeat one another.",
             next="Add rows from other notes, or train with eval_fraction=0.",
         )
-    held_out = _chosen(groups, parent.rows, eval_fraction)
     rows = (
         row.model_copy(update={"split": "eval" if number in held_out else "train"})
         for number, row in enumerate(store.rows(dataset_id))
@@ -53,7 +52,18 @@ def split(workspace: Workspace, dataset_id: str, *, eval_fraction: float = 0.1, 
     return store.create(rows, name=parent.name, created_by="split_dataset", parents=[dataset_id])
 
 
-def _groups(rows: Iterator[Row], count: int, seed: int) -> list[list[int]]:
+def held_out_rows(rows: Iterable[Row], eval_fraction: float, seed: int) -> set[int]:
+    """The positions of the rows that `split` would set aside; empty when all rows belong together.
+
+    Args:
+        rows: in any number and order; their own `split` is not looked at.
+        eval_fraction: of the rows, above 0 and below 1.
+    """
+    groups = _groups(rows, seed)
+    return _chosen(groups, sum(map(len, groups)), eval_fraction) if len(groups) > 1 else set()
+
+
+def _groups(rows: Iterable[Row], seed: int) -> list[list[int]]:
     """Row numbers that must stay together, in the order of their hashes."""
     repeats, sections = Repeats(), _Sections()
     digests: list[bytes] = []
@@ -64,7 +74,7 @@ def _groups(rows: Iterator[Row], count: int, seed: int) -> list[list[int]]:
     connected = repeats.clusters()
     sections.join(connected)
     members: dict[int, list[int]] = defaultdict(list)
-    for number in range(count):
+    for number in range(len(digests)):
         members[connected.find(number)].append(number)
     salt = str(seed).encode("ascii")
     keyed = [(_key(salt, (digests[number] for number in group)), group) for group in members.values()]

@@ -1,6 +1,6 @@
 """Datasets on disk and in the database: written once, read many times, never changed.
 
-A dataset is a folder `datasets/DS_ID/` with `rows.jsonl`, `manifest.json` and
+A dataset is a folder `datasets/DS_ID/` with `rows.jsonl`, its index, `manifest.json` and
 whatever was left beside them (`report.json`, `skipped.jsonl`), and one row of the
 `datasets` table that makes it visible. The folder comes first: a crash in between
 leaves a folder that nobody sees, never a listed dataset without its rows.
@@ -19,6 +19,7 @@ from typing import Any
 
 from tunesmith.data.language import language_of
 from tunesmith.data.records import Dataset, Lengths, LengthStats, Row, Sources, Splits
+from tunesmith.data.row_pages import INDEX_FILE, IndexWriter, lines_from
 from tunesmith.errors import EmptyInput, InvalidArgument, NotFound, StoreCorrupt
 from tunesmith.files import atomic_folder, write_atomic
 from tunesmith.workspace import Workspace, check_id, new_id
@@ -43,7 +44,7 @@ class DatasetStore:
         name: str,
         created_by: str,
         parents: Sequence[str] = (),
-        extra_files: Mapping[str, bytes] | None = None,
+        extra_files: Mapping[str, bytes | Iterable[bytes]] | None = None,
     ) -> Dataset:
         """Store `rows` as a new dataset. Rows are streamed: one is in memory at a time.
 
@@ -54,7 +55,8 @@ class DatasetStore:
             name: for people; control characters are removed, 120 characters are kept.
             created_by: the tool that makes it.
             parents: ids of the datasets it is made from.
-            extra_files: plain file names and their content, stored beside the rows.
+            extra_files: plain file names and their content, stored beside the rows. Pieces are
+                taken when all rows have been, and none of them make no file.
 
         Raises:
             EmptyInput: there are no rows. Nothing is left on disk.
@@ -65,9 +67,9 @@ class DatasetStore:
         folder = self.workspace.datasets / dataset_id
         tally = _Tally()
         with atomic_folder(folder) as temporary:
-            for file_name, content in (extra_files or {}).items():
-                (temporary / _plain_name(file_name)).write_bytes(content)
             sha256 = _write_rows(temporary / ROWS_FILE, rows, tally)
+            for file_name, content in (extra_files or {}).items():
+                _write_beside(temporary / _plain_name(file_name), content)
             if tally.rows == 0:
                 raise EmptyInput(
                     "There is no row to store, so no dataset was made.",
@@ -119,7 +121,7 @@ class DatasetStore:
             InvalidArgument: `limit` below 1, or a cursor that no page returned.
         """
         _check_limit(limit)
-        before = _cursor_number(cursor, "list_datasets") if cursor is not None else 2**62
+        before = _cursor_number(cursor) if cursor is not None else 2**62
         database = self.workspace.database
         total = int(database.read("SELECT COUNT(*) AS n FROM datasets")[0]["n"])
         found = database.read(
@@ -152,25 +154,33 @@ class DatasetStore:
         """Its rows in order, streamed. Raises as `rows_path`, at once."""
         return self._read_rows(self.rows_path(dataset_id), dataset_id)
 
-    def page_rows(self, dataset_id: str, limit: int, cursor: str | None = None) -> tuple[list[Row], str | None, int]:
+    def page_rows(
+        self, dataset_id: str, limit: int, cursor: str | None = None, *, max_bytes: int | None = None
+    ) -> tuple[list[Row], str | None, int]:
         """Rows in order: at most `limit`, the cursor of the next page or None, and how many there are.
+
+        Args:
+            max_bytes: the page ends before its rows have more bytes than this; one row is always on it.
 
         Raises:
             InvalidArgument: `limit` below 1, or a cursor that no page returned.
+            StoreCorrupt: a row cannot be read, or there are fewer than there were.
         """
         _check_limit(limit)
         total = self.get(dataset_id).rows
-        start = _cursor_number(cursor, "preview_dataset") if cursor is not None else 0
+        start = _cursor_number(cursor) if cursor is not None else 0
         if start >= total:
-            raise _bogus_cursor(str(start), "preview_dataset")
+            raise _bogus_cursor(str(start))
         page: list[Row] = []
-        with self.rows_path(dataset_id).open("rb") as file:
-            for number, line in enumerate(file):
-                if number >= start + limit:
-                    break
-                if number >= start:
-                    page.append(_parse(line, number + 1, dataset_id))
+        size = 0
+        for number, line in lines_from(self.rows_path(dataset_id), start):
+            size += len(line)
+            if len(page) == limit or (page and max_bytes is not None and size > max_bytes):
+                break
+            page.append(_parse(line, number + 1, dataset_id))
         end = start + len(page)
+        if not page:
+            raise _changed(f"The rows of {dataset_id} end before row {start + 1} of {total}")
         return page, str(end) if end < total else None, total
 
     def write_report(self, dataset_id: str, name: str, content: bytes | str) -> Path:
@@ -199,7 +209,9 @@ class _Tally:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.ids: set[str] = set()
+        # Most datasets count r1, r2, r3 …: those are remembered by the last of them.
+        self._counted = 0
+        self._ids: set[str] = set()
         self._instruction = array("q")
         self._output = array("q")
         self._languages = {"zh": 0, "en": 0, "other": 0}
@@ -222,11 +234,20 @@ class _Tally:
     def unused_id(self, wanted: str) -> str:
         """`wanted`, or a new id where it is empty or taken."""
         number = self.rows + 1
-        while not wanted or wanted in self.ids:
+        while not wanted or self._is_taken(wanted):
             wanted = f"r{number}"
             number += 1
-        self.ids.add(wanted)
+        if wanted == f"r{self._counted + 1}":
+            self._counted += 1
+        else:
+            self._ids.add(wanted)
         return wanted
+
+    def _is_taken(self, row_id: str) -> bool:
+        if row_id in self._ids:
+            return True
+        number = row_id[1:] if row_id[:1] == "r" and len(row_id) <= 18 else ""
+        return number.isascii() and number.isdigit() and number[0] != "0" and int(number) <= self._counted
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -259,6 +280,7 @@ def _write_rows(path: Path, rows: Iterable[Row], tally: _Tally) -> str:
     import orjson
 
     digest = hashlib.sha256()
+    index, offset = IndexWriter(), 0
     with path.open("xb") as file:
         for row in rows:
             row_id = tally.unused_id(row.row_id)
@@ -273,25 +295,45 @@ def _write_rows(path: Path, rows: Iterable[Row], tally: _Tally) -> str:
                 ) from error
             file.write(line)
             digest.update(line)
+            index.add(tally.rows, offset)
+            offset += len(line)
             tally.add(row)
+    path.with_name(INDEX_FILE).write_bytes(index.content())
     return digest.hexdigest()
+
+
+def _write_beside(path: Path, content: bytes | Iterable[bytes]) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return
+    pieces = iter(content)
+    first = next(pieces, None)
+    if first is None:
+        return
+    with path.open("xb") as file:
+        file.write(first)
+        file.writelines(pieces)
 
 
 def _parse(line: bytes, number: int, dataset_id: str) -> Row:
     try:
         return Row.model_validate_json(line)
     except ValueError as error:
-        raise StoreCorrupt(
-            f"Line {number} of the rows of {dataset_id} cannot be read; the file was changed after it was written.",
-            next="Restore rows.jsonl from a copy, or make the dataset again from its source.",
-        ) from error
+        raise _changed(f"Line {number} of the rows of {dataset_id} cannot be read") from error
+
+
+def _changed(what: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"{what}; the file was changed after it was written.",
+        next="Restore rows.jsonl from a copy, or make the dataset again from its source.",
+    )
 
 
 def _plain_name(name: str) -> str:
-    if not _FILE_NAME.fullmatch(name) or name in (ROWS_FILE, MANIFEST_FILE):
+    if not _FILE_NAME.fullmatch(name) or name in (ROWS_FILE, INDEX_FILE, MANIFEST_FILE):
         raise InvalidArgument(
             f"{name[:60]!r} cannot be the name of a file beside a dataset's rows.",
-            next="Use letters, digits, dots and dashes, and another name than rows.jsonl or manifest.json.",
+            next="Use letters, digits, dots and dashes, and another name than rows.jsonl, rows.index or manifest.json.",
         )
     return name
 
@@ -303,14 +345,14 @@ def _check_limit(limit: int) -> None:
         )
 
 
-def _cursor_number(cursor: str, tool: str) -> int:
+def _cursor_number(cursor: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,17}", cursor, re.ASCII):
-        raise _bogus_cursor(cursor, tool)
+        raise _bogus_cursor(cursor)
     return int(cursor)
 
 
-def _bogus_cursor(cursor: str, tool: str) -> InvalidArgument:
+def _bogus_cursor(cursor: str) -> InvalidArgument:
     return InvalidArgument(
         f"{cursor[:60]!r} is not a cursor of this list.",
-        next=f"Call {tool} without a cursor, then pass the next_cursor it returns.",
+        next="Leave cursor out for the first page, then pass the next_cursor of the page before.",
     )

@@ -66,6 +66,7 @@ _POINTER_LINE = re.compile(
     r"\s*[:：].*",
     re.IGNORECASE,
 )
+_POINTER_WORDS = ("参照", "参考", "相关", "see also", "related docs", "further reading")
 _POINTER_BRACKET = re.compile(r" ?[(（](?:参照文档|参照文檔|参考文档)[:：]?[^()（）\n]{0,200}[)）]")
 _URL = re.compile(r"https?://[^\s<>()（）\[\]、。，]+")
 
@@ -173,6 +174,9 @@ def without_pointers(text: str) -> str:
 
 def has_pointer(text: str) -> bool:
     """Whether `without_pointers` would take something away."""
+    lower = text.lower()
+    if not any(word in lower for word in _POINTER_WORDS):
+        return False
     return any(_POINTER_LINE.fullmatch(line) for line in text.split("\n")) or bool(_POINTER_BRACKET.search(text))
 
 

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 from tunesmith.data.code_lines import code_share
 from tunesmith.data.markup import PROSE_FENCES, fenced, table_block, term_of
+from tunesmith.data.pointers import without_pointing
 from tunesmith.data.prose import text_blocks
-from tunesmith.data.sections import Block, Heading, Item
+from tunesmith.data.sections import Block, Heading, Item, pointer
 
 _LEFT_OUT_TAGS = "script style nav footer aside noscript template svg button form select iframe head"
 _VOID_TAGS = "br hr img input meta link source wbr col area base embed param track"
@@ -18,6 +19,14 @@ _BLOCK_TAGS = (
 )
 _LEFT_OUT, _VOID, _BLOCKS = (frozenset(tags.split()) for tags in (_LEFT_OUT_TAGS, _VOID_TAGS, _BLOCK_TAGS))
 _LINE = "\x01"
+# What pages without <nav> call their menus.
+_MENU_NAMES = (
+    "toc nav navbar navigation menu sidebar sidenav side-nav breadcrumb breadcrumbs pagination footer sphinxsidebar"
+    " sphinxsidebarwrapper headerlink skip-link related column2"
+)
+_MENU = frozenset(_MENU_NAMES.split())
+_MENU_TAGS = frozenset(("div", "ul", "ol", "section", "table", "header", "a", "span"))  # those that must be closed
+_MOSTLY = 0.8
 _SPACE = re.compile(r"[ \t\r\f\n\xa0]+")
 _LANGUAGE = re.compile(r"(?:language|lang|highlight|brush)[-: ]+([\w+#-]+)")
 
@@ -25,7 +34,9 @@ _LANGUAGE = re.compile(r"(?:language|lang|highlight|brush)[-: ]+([\w+#-]+)")
 def read_html(text: str, first_line: int = 1) -> tuple[str, list[Heading | Block]]:
     """The page's title, its headings and its blocks. Navigation, scripts, footers and forms are left out."""
     reader = _Page(first_line)
-    reader.feed(text)
+    # A tag that is never closed is looked for to the end, and so is the next: those past the last ">" are text.
+    closed = text.rfind(">") + 1
+    reader.feed(text[:closed] + text[closed:].replace("<", "&lt;"))
     reader.close()
     reader.end_text()
     return reader.title, reader.parts
@@ -42,6 +53,8 @@ class _Page(HTMLParser):
         self._seen = False
         self._text_line = 0
         self._text_end = 0
+        self._anchor = 0  # how many <a> are open
+        self._said = self._linked = 0  # letters of the block being read, and those of them in links
         self._in_title = False
         self._heading = 0
         self._pre: str | None = None
@@ -55,10 +68,13 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title":
             self._in_title = True
-        if self._skip or tag in _LEFT_OUT or any(name == "hidden" for name, _value in attrs):
+        if self._skip or tag in _LEFT_OUT or _is_menu(tag, attrs):
             if tag not in _VOID:
                 self._skip.append(tag)
             return
+        if tag == "a":
+            self._anchor += 1
+            self._text.append("\x03")
         if tag == "br":
             self._add(_LINE)
         elif re.fullmatch(r"h[1-6]", tag):
@@ -79,6 +95,9 @@ class _Page(HTMLParser):
                 while self._skip.pop() != tag:
                     pass
             return
+        if tag == "a" and self._anchor:
+            self._anchor -= 1
+            self._text.append("\x04")
         if re.fullmatch(r"h[1-6]", tag):
             self._end_heading()
         elif tag == "code" and self._pre is None:
@@ -161,16 +180,28 @@ class _Page(HTMLParser):
                 self._text_line = self._line() + data[: len(data) - len(data.lstrip())].count("\n")
                 self._seen = True
             self._text_end = self._line() + data.rstrip().count("\n")
+            letters = sum(map(str.isalnum, data))
+            self._said += letters
+            self._linked += letters if self._anchor else 0
         self._text.append(data)
 
     def _take(self, *, keep_space: bool = False) -> str:
         text = "".join(self._text)
         self._text.clear()
         self._seen = False
+        if "\x03" in text:
+            text = text if keep_space else without_pointing(text)
+            text = text.replace("\x03", "").replace("\x04", "")
         if keep_space:
             return text.replace(_LINE, "\n")
         # A newline in the source is a space; only <br> and the ends of inner paragraphs are lines here.
         return "\n".join(line for part in text.split(_LINE) if (line := _SPACE.sub(" ", part).strip()))
+
+    def _is_linked(self) -> bool:
+        """Whether what was read since the last call is mostly links."""
+        linked = self._linked > _MOSTLY * self._said
+        self._said = self._linked = 0
+        return linked
 
     def _flow(self) -> str:
         return " ".join(self._take().split("\n"))
@@ -179,9 +210,13 @@ class _Page(HTMLParser):
         """Make a paragraph of the text gathered so far."""
         first, last = self._text_line, self._text_end
         text = self._flow().replace("``", "").strip()
+        linked = self._is_linked()
         if any(char.isalnum() for char in text):
             kind = "quote" if self._quote else "paragraph"
-            self.parts.append(Block(kind, first, max(first, last), text, lines=((first, text),)))
+            lines = ((first, text),)
+            self.parts.append(Block(kind, first, max(first, last), text, lines=lines, linked=linked))
+        elif linked:
+            self.parts.append(pointer(first, max(first, last)))
 
     def _end_heading(self) -> None:
         line = self._text_line or self._line()
@@ -217,7 +252,8 @@ class _Page(HTMLParser):
         elif closed.items:
             kind = "terms" if closed.terms else "list"
             last = max(item.last_line for item in closed.items)
-            self.parts.append(Block(kind, closed.line, last, closed.text(), items=tuple(closed.items)))
+            items = tuple(closed.items)
+            self.parts.append(Block(kind, closed.line, last, closed.text(), items=items, linked=self._is_linked()))
 
     def _end_cell(self) -> None:
         if self._table and self._table.open and self._table.rows:
@@ -324,6 +360,16 @@ class _Details:
         self.line = line
         self.start = start
         self.summary = ""
+
+
+def _is_menu(tag: str, attrs: list[tuple[str, str | None]]) -> bool:
+    """Whether an element says that it is hidden or leads through the site."""
+    for name, value in attrs:
+        if name == "hidden" or (name == "role" and value in ("navigation", "search", "contentinfo")):
+            return True
+        if name in ("class", "id") and value and tag in _MENU_TAGS and not _MENU.isdisjoint(value.lower().split()):
+            return True
+    return False
 
 
 def _language(attrs: dict[str, str | None]) -> str:

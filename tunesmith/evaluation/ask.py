@@ -12,9 +12,9 @@ from typing import Any
 from tunesmith.data.records import Message
 from tunesmith.errors import EmptyInput, InvalidArgument, ServiceFailed, Unreachable, UserError
 from tunesmith.evaluation.contestants import Contestant, contestant
-from tunesmith.evaluation.endpoints import Asker, AskFailed, CompletionEndpoint, Draw, Reply, endpoint_for
 from tunesmith.evaluation.records import AskResult
-from tunesmith.evaluation.serving import Served, child_environment
+from tunesmith.models.endpoints import Asker, AskFailed, CompletionEndpoint, Draw, Reply, endpoint_for
+from tunesmith.models.serving import Served, child_environment
 from tunesmith.workspace import Workspace
 
 DEADLINE_S = 45.0
@@ -123,7 +123,7 @@ def _ask_child(one: Contestant, messages: list[Message], draw: Draw, end: float)
     with tempfile.TemporaryFile("w+b") as log:
         try:
             done = subprocess.run(
-                [sys.executable, "-m", _CHILD],
+                [sys.executable, "-P", "-m", _CHILD],
                 input=json.dumps(job).encode(),
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -11,9 +11,9 @@ from typing import Any
 from tunesmith.data.records import Message
 from tunesmith.errors import UserError
 from tunesmith.evaluation.contestants import contestant
-from tunesmith.evaluation.endpoints import AskFailed, Draw
 from tunesmith.evaluation.torch_asker import TorchAsker
 from tunesmith.evaluation.torch_model import TorchModel
+from tunesmith.models.endpoints import AskFailed, Draw
 from tunesmith.workspace import Workspace
 
 

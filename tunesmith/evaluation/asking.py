@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.evaluation.endpoints import Asker, AskFailed, Draw
 from tunesmith.evaluation.records import Answer, Question, Sampling
+from tunesmith.models.endpoints import Asker, AskFailed, Draw
 
 ATTEMPTS = 3
 FIRST_PAUSE_S = 0.5

@@ -12,19 +12,19 @@ from tunesmith.evaluation import heldout
 from tunesmith.evaluation.asking import AnswerFile, ask_all, kept_answers, requests_for
 from tunesmith.evaluation.concluding import Material, conclude
 from tunesmith.evaluation.contestants import Contestant, contestant
-from tunesmith.evaluation.endpoints import Asker, ChatEndpoint, CompletionEndpoint, endpoint_for
 from tunesmith.evaluation.heldout import HeldOutLoss
 from tunesmith.evaluation.questions import dataset_questions, given_questions, held_out_rows
 from tunesmith.evaluation.records import Answer, Comparison, Question, Sampling
 from tunesmith.evaluation.report import markdown_report
 from tunesmith.evaluation.report_html import html_report
 from tunesmith.evaluation.request import check_request, read_request
-from tunesmith.evaluation.serving import Served
 from tunesmith.evaluation.store import ANSWERS_FILE, ComparisonStore
 from tunesmith.evaluation.torch_asker import TorchAsker
 from tunesmith.evaluation.torch_model import TorchModel
 from tunesmith.evaluation.training_data import TrainingData
 from tunesmith.files import write_atomic
+from tunesmith.models.endpoints import Asker, ChatEndpoint, CompletionEndpoint, endpoint_for
+from tunesmith.models.serving import Served
 from tunesmith.work import Work
 
 SLOTS = 4  # questions in flight to one model

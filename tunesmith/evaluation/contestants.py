@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunesmith.data.records import Message
 from tunesmith.errors import Conflict, MissingExtra, StoreCorrupt
+from tunesmith.models.answering import choose_gguf
 from tunesmith.models.bases import base_folder, prompt_format_for, tokenizer_for
 from tunesmith.models.embedded import gguf_path
+from tunesmith.models.endpoints import Turn
 from tunesmith.models.prompt_format import PromptFormat
-from tunesmith.models.records import ModelFile, ModelRecord
+from tunesmith.models.records import ModelRecord
 from tunesmith.models.references import Reference, parse_reference
 from tunesmith.models.store import ModelStore
 from tunesmith.workspace import Workspace
@@ -22,8 +23,6 @@ from tunesmith.workspace import Workspace
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What people register and use comes first; see register_ollama's default.
-QUANTIZATION_ORDER = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16", "bf16", "f32")
 EMBEDDED_FILE = "SmolLM2-135M-Instruct Q4_1"
 
 
@@ -77,7 +76,7 @@ class Contestant:
         assert self.base_model is not None
         return tokenizer_for(self.workspace, self.base_model)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Turn]) -> list[int]:
         """Token ids of the prompt that asks for the next answer: the prompt format's text, nothing added."""
         assert self.prompt_format is not None
         text = self.prompt_format.render(messages, add_generation_prompt=True)
@@ -142,7 +141,7 @@ def _trained(workspace: Workspace, label: str, reference: Reference) -> Contesta
     record = ModelStore(workspace).resolve(reference.name)
     folder = workspace.models / record.model_id
     adapter, merged = record.file("adapter"), record.file("merged")
-    file = _choose_gguf(record.files) if find_spec("xllamacpp") is not None else None
+    file = choose_gguf(record.files) if find_spec("xllamacpp") is not None else None
     chosen = file or adapter or merged
     if chosen is None:
         raise Conflict(
@@ -172,17 +171,6 @@ def _trained(workspace: Workspace, label: str, reference: Reference) -> Contesta
         prompt_format=PromptFormat.from_record(record.prompt_format),
         record=record,
     )
-
-
-def _choose_gguf(files: Sequence[ModelFile]) -> ModelFile | None:
-    """The GGUF to serve: in the order above, else the first there is."""
-    found = [file for file in files if file.kind == "gguf"]
-    place: Callable[[ModelFile], int] = lambda file: (  # noqa: E731
-        QUANTIZATION_ORDER.index(file.quantization)
-        if file.quantization in QUANTIZATION_ORDER
-        else len(QUANTIZATION_ORDER)
-    )
-    return min(found, key=place, default=None)
 
 
 def _need_torch() -> None:

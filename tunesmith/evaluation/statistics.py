@@ -6,13 +6,11 @@ The unit is always the question. Repetitions are averaged before they come here.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 
+from tunesmith.data.intervals import bootstrap_mean
 from tunesmith.evaluation.records import Interval
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 LEVEL = 0.05
 FEW_QUESTIONS = 20
 # Above this many questions the signed-rank distribution is taken as normal; the exact one costs n³ steps.
@@ -24,14 +22,8 @@ def mean_interval(values: Sequence[float], *, seed: int) -> Interval:
 
     The same seed draws the same questions for every model, so intervals are comparable.
     """
-    n = len(values)
-    mean = sum(values) / n
-    if n == 1:
-        return Interval(mean=_round(mean), low=_round(mean), high=_round(mean))
-    draw = random.Random(seed)
-    means = sorted(sum(draw.choices(values, k=n)) / n for _ in range(RESAMPLES))
-    cut = int((1 - CONFIDENCE) / 2 * RESAMPLES)
-    return Interval(mean=_round(mean), low=_round(means[cut]), high=_round(means[-cut - 1]))
+    mean, low, high = bootstrap_mean(values, seed)
+    return Interval(mean=_round(mean), low=_round(low), high=_round(high))
 
 
 def sign_test(wins: int, losses: int) -> float:

@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tunesmith.data.records import Message
 from tunesmith.errors import NotSupported
 from tunesmith.evaluation.contestants import Contestant
-from tunesmith.evaluation.endpoints import AskFailed, Draw, Reply
 from tunesmith.evaluation.torch_model import TorchModel
+from tunesmith.models.endpoints import AskFailed, Draw, Reply, Turn
 
 BATCH = 4
 
@@ -52,7 +51,7 @@ class TorchAsker:
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
-    def ask(self, messages: Sequence[Message], draw: Draw) -> Reply:
+    def ask(self, messages: Sequence[Turn], draw: Draw) -> Reply:
         """One answer. Raises AskFailed where the conversation is longer than the model can see."""
         mine = _Waiting(self.contestant.encode(messages), draw)
         if len(mine.prompt) >= self.model.context:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.evaluation.endpoints import Draw
+from tunesmith.models.endpoints import Draw
 
 BATCH_TOKENS = 2048  # of one forward pass over held-out rows, padding included
 IGNORED = -100

@@ -16,6 +16,7 @@ from tunesmith.data.store import DatasetStore
 from tunesmith.errors import InvalidArgument, NotFound, UserError
 from tunesmith.evaluation.store import ComparisonStore
 from tunesmith.models.store import ModelStore
+from tunesmith.resources import dataset_views
 from tunesmith.resources.loss_plot import loss_svg
 from tunesmith.runs import log, measurements
 from tunesmith.runs.states import TERMINAL
@@ -23,7 +24,6 @@ from tunesmith.runs.supervisor import Supervisor
 from tunesmith.workspace import Workspace
 
 LISTED = 50
-ROWS_SHOWN = 50
 POINTS_SHOWN = 500
 POINTS_DRAWN = 640  # the plot has as many pixels
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,17 +42,12 @@ def register(server: MCPServer, workspace: Workspace, runs: Supervisor, ollama_h
     @server.resource("datasets://{dataset_id}/rows{?cursor}", title="Rows of a dataset", mime_type=JSON)
     @_explained
     def rows(dataset_id: str, cursor: str | None = None) -> str:
-        found, following, total = datasets.page_rows(dataset_id, ROWS_SHOWN, cursor)
-        page = {"rows": [row.model_dump(mode="json") for row in found], "next_cursor": following, "total": total}
-        return json.dumps(page, ensure_ascii=False)
+        return dataset_views.rows_page(datasets, dataset_id, cursor)
 
-    @server.resource("datasets://{dataset_id}/report", title="Score of a dataset", mime_type=JSON)
+    @server.resource("datasets://{dataset_id}/report{?cursor}", title="Score of a dataset", mime_type=JSON)
     @_explained
-    def report(dataset_id: str) -> str:
-        path = datasets.report_path(dataset_id, "report.json")
-        if not path.exists():
-            raise NotFound("That dataset has not been scored.", next=f'Call score_dataset(dataset_id="{dataset_id}").')
-        return path.read_text(encoding="utf-8")
+    def report(dataset_id: str, cursor: str | None = None) -> str:
+        return dataset_views.report_page(datasets, dataset_id, cursor)
 
     @server.resource("runs://{run_id}", title="A run", mime_type=JSON)
     @_explained

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 from pydantic import Field
 
+from tunesmith.data.llm_options import JudgeOptions, LlmOptions, Options, read_options
 from tunesmith.data.records import Dataset, Record, Row
 from tunesmith.data.results import CleanResult, ExportResult, ImportResult
+from tunesmith.data.row_pages import shortened
 from tunesmith.data.store import DatasetStore
-from tunesmith.errors import NotSupported, UserError
+from tunesmith.errors import InvalidArgument, UserError
 from tunesmith.models.rendering import RenderedRow
 from tunesmith.runs.records import Run
 from tunesmith.tools.services import CURSOR, DATASET, LIMIT, WAIT, Services, ToolSpec, start
@@ -21,6 +23,9 @@ Globs = Annotated[list[str] | None, Field(max_length=50, description="File patte
 Name = Annotated[str | None, Field(max_length=100, description="A name for people.", examples=["my notes"])]
 Format = Literal["alpaca", "sharegpt", "messages", "prompt_completion"]
 PREVIEW_BUDGET = 14_000  # characters: a result holds at most 20,000
+PREVIEW_BYTES = 4 * PREVIEW_BUDGET  # read for a page; a character has at most four
+LARGE_WAIT_S = 40.0  # for work on large files, whose tools have no wait_s
+FEW_ROWS = 20_000  # are split in a few seconds
 
 
 class DatasetPage(Record):
@@ -58,27 +63,41 @@ def tools(services: Services) -> list[ToolSpec]:
     workspace = services.workspace
     store = DatasetStore(workspace)
 
+    async def asking(kind: type[Options], argument: str, values: dict[str, Any] | None) -> dict[str, Any]:
+        """A run's arguments by which it asks a model; what cannot be asked is refused here."""
+        if values is None:
+            return {}
+        from tunesmith.models.answering import answering_reference
+
+        options = read_options(kind, argument, values)
+        await anyio.to_thread.run_sync(answering_reference, workspace, options.model, options.base_url)
+        return {argument: options.model_dump(), "ollama_host": services.ollama_host}
+
     async def extract_qa(
         source: Annotated[str, Field(max_length=4000, description="File or folder of notes.", examples=["notes"])],
         strategies: Annotated[
             list[Strategy],
-            Field(min_length=1, max_length=6, description="Ways to find pairs."),
+            Field(max_length=6, description="Ways to find pairs."),
         ] = ALL_STRATEGIES,
         name: Name = None,
         include: Globs = None,
         exclude: Globs = None,
         language: Annotated[Literal["auto", "zh", "en"], Field(description="Of the questions.")] = "auto",
         max_answer_chars: Annotated[int, Field(ge=50, le=20_000, description="Longest answer, characters.")] = 1500,
-        llm: Annotated[dict[str, Any] | None, Field(description="Not supported yet.")] = None,
+        llm: Annotated[
+            dict[str, Any] | None,
+            Field(description="{model, base_url?, pairs_per_section=3}: it adds pairs."),
+        ] = None,
         wait_s: Annotated[float, WAIT] = 20,
     ) -> Run:
-        """Question-answer pairs out of notes (md, txt, rst, html, ipynb), offline, each with its source lines.
+        """Question-answer pairs from notes (md, txt, rst, html, ipynb), each with its source lines.
 
         Use this when the user points at notes. Example: extract_qa(source="notes"). Next: score_dataset.
         """
-        if llm is not None:
-            raise NotSupported("llm: extracting with a model is not supported yet.", next="Extract without llm.")
         await anyio.to_thread.run_sync(workspace.roots.resolve, source)
+        asked = await asking(LlmOptions, "llm", llm)
+        if not strategies and llm is None:
+            raise InvalidArgument("strategies is empty and there is no llm.", next="Leave strategies out.")
         args = {
             "source": source,
             "strategies": strategies,
@@ -87,13 +106,27 @@ def tools(services: Services) -> list[ToolSpec]:
             "exclude": exclude,
             "language": language,
             "max_answer_chars": max_answer_chars,
+            **asked,
         }
         return await start(services, "extract", "data", args, wait_s)
 
-    def import_dataset(
+    async def in_a_run(kind: str, args: dict[str, Any], wait_s: float, doing: str) -> tuple[dict[str, Any], str]:
+        """The result of work that returns more than a Run, and the run's id; an error if it failed or goes on."""
+        run = await start(services, kind, "data", args, wait_s)
+        if run.error is not None:
+            raise UserError(run.error.message, next=run.error.next, code=run.error.code)
+        if run.result is None:
+            raise UserError(
+                f"{doing} goes on in {run.run_id} ({run.state}).",
+                next=f'Call get_run(run_id="{run.run_id}", wait_s=30); what this call returns is in its result.',
+                code="still_running",
+            )
+        return run.result, run.run_id
+
+    async def import_dataset(
         source: Annotated[
             str,
-            Field(max_length=4000, description="JSON, JSONL, CSV or Parquet file, or Hub id.", examples=["qa.jsonl"]),
+            Field(max_length=4000, description="JSON(L), CSV, Parquet, .gz or Hub id.", examples=["qa.jsonl"]),
         ],
         format: Annotated[Literal["auto"] | Format, Field(description="How its rows are written.")] = "auto",
         name: Name = None,
@@ -104,8 +137,13 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when the user has pairs already. Example: import_dataset(source="qa.jsonl"). Next: score_dataset.
         """
         from tunesmith.data.importing import import_dataset as run
+        from tunesmith.data.importing import is_small
 
-        return run(workspace, source, format=format, name=name, split=split)
+        args = {"format": format, "name": name, "split": split}
+        if await anyio.to_thread.run_sync(is_small, workspace, source):
+            return await anyio.to_thread.run_sync(lambda: run(workspace, source, **args))
+        result, _run_id = await in_a_run("import", {"source": source, **args}, LARGE_WAIT_S, "The import")
+        return ImportResult(**result)
 
     def add_examples(
         dataset_id: Annotated[str, DATASET],
@@ -130,17 +168,16 @@ def tools(services: Services) -> list[ToolSpec]:
         dataset_id: Annotated[str, DATASET],
         limit: Annotated[int, LIMIT] = 20,
         cursor: Annotated[str | None, CURSOR] = None,
-        render: Annotated[
-            bool, Field(description="Show the exact text trained on, tokens, and what carries loss.")
-        ] = False,
+        render: Annotated[bool, Field(description="Show the exact text trained on, its tokens and loss.")] = False,
         base_model: Annotated[str | None, Field(max_length=500, description="For render; default embedded.")] = None,
     ) -> Preview:
-        """Rows with their source lines; with render=true the exact training text.
+        """Rows with their source lines; with render the training text.
 
         Use this when you want to see the data. Example: preview_dataset(dataset_id="ds_…", limit=5).
         Next: score_dataset.
         """
-        rows, following, total = store.page_rows(dataset_id, limit, cursor)
+        rows, following, total = store.page_rows(dataset_id, limit, cursor, max_bytes=PREVIEW_BYTES)
+        start, asked = int(cursor or 0), min(limit, total - int(cursor or 0))
         shown = [PreviewRow(row=row) for row in rows]
         if render:
             from tunesmith.models.bases import prompt_format_for, tokenizer_for
@@ -156,28 +193,35 @@ def tools(services: Services) -> list[ToolSpec]:
             if kept and used > PREVIEW_BUDGET:
                 break
             kept += 1
-        note = None
-        if kept < len(shown):
-            following = str(int(cursor or 0) + kept)
-            note = f"{len(shown) - kept} of the {len(shown)} rows asked for are left out; go on with next_cursor."
+        notes: list[str] = []
+        if used > PREVIEW_BUDGET and kept == 1:
+            shown[0].row, left_out = shortened(shown[0].row, PREVIEW_BUDGET // (2 if render else 1))
+            if left_out:
+                notes.append(f"{left_out:,} characters of {shown[0].row.row_id} are left out; export_dataset has them.")
+        if kept < asked:
+            following = str(start + kept)
+            notes.append(f"{asked - kept} of the {asked} rows asked for are left out; go on with next_cursor.")
+        note = " ".join(notes) or None
         return Preview(dataset_id=dataset_id, rows=shown[:kept], next_cursor=following, total=total, note=note)
 
     async def score_dataset(
         dataset_id: Annotated[str, DATASET],
         base_model: Annotated[str | None, Field(max_length=500, description="Count tokens for this base.")] = None,
-        against: Annotated[str | None, Field(max_length=60, description="Another dataset, to look for leaks.")] = None,
-        llm_judge: Annotated[dict[str, Any] | None, Field(description="Not supported yet.")] = None,
+        against: Annotated[str | None, Field(max_length=60, description="A dataset to look for leaks in.")] = None,
+        llm_judge: Annotated[
+            dict[str, Any] | None,
+            Field(description="{model, base_url?, max_rows=100, seed=42}: it rates rows."),
+        ] = None,
         wait_s: Annotated[float, WAIT] = 20,
     ) -> Run:
-        """What is wrong with a dataset, row by row: 21 checks, a grade, a report, a plan to clean it.
+        """What is wrong with a dataset, row by row: 21 checks, grade, report, plan to clean it.
 
         Use this when a dataset is new. Example: score_dataset(dataset_id="ds_…"). Next: clean_dataset.
         """
-        if llm_judge is not None:
-            raise NotSupported("llm_judge: judging rows with a model is not supported yet.", next="Leave it out.")
+        asked = await asking(JudgeOptions, "llm_judge", llm_judge)
         for known in (dataset_id, *([against] if against else [])):
             store.get(known)
-        args = {"dataset_id": dataset_id, "base_model": base_model, "against": against}
+        args = {"dataset_id": dataset_id, "base_model": base_model, "against": against, **asked}
         return await start(services, "score", "data", args, wait_s)
 
     async def clean_dataset(
@@ -214,18 +258,10 @@ def tools(services: Services) -> list[ToolSpec]:
             "redact": redact,
             "near_duplicate_threshold": near_duplicate_threshold,
         }
-        run = await start(services, "clean", "data", args, wait_s)
-        if run.error is not None:
-            raise UserError(run.error.message, next=run.error.next, code=run.error.code)
-        if run.result is None:
-            raise UserError(
-                f"Cleaning goes on in {run.run_id} ({run.state}).",
-                next=f'Call get_run(run_id="{run.run_id}", wait_s=30); the new dataset is in its result.',
-                code="still_running",
-            )
-        return Cleaned(**run.result, run_id=run.run_id)
+        result, run_id = await in_a_run("clean", args, wait_s, "Cleaning")
+        return Cleaned(**result, run_id=run_id)
 
-    def split_dataset(
+    async def split_dataset(
         dataset_id: Annotated[str, DATASET],
         eval_fraction: Annotated[float, Field(gt=0, lt=1, description="Share held out.", examples=[0.1])] = 0.1,
         seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Same seed, same split.")] = 42,
@@ -236,9 +272,13 @@ def tools(services: Services) -> list[ToolSpec]:
         """
         from tunesmith.data.splitting import split as run
 
-        return run(workspace, dataset_id, eval_fraction=eval_fraction, seed=seed)
+        args = {"eval_fraction": eval_fraction, "seed": seed}
+        if (await anyio.to_thread.run_sync(store.get, dataset_id)).rows <= FEW_ROWS:
+            return await anyio.to_thread.run_sync(lambda: run(workspace, dataset_id, **args))
+        result, _run_id = await in_a_run("split", {"dataset_id": dataset_id, **args}, LARGE_WAIT_S, "Splitting")
+        return Dataset(**result)
 
-    def export_dataset(
+    async def export_dataset(
         dataset_id: Annotated[str, DATASET],
         format: Annotated[Format, Field(description="How to write the rows.")],
         path: Annotated[str | None, Field(max_length=4000, description="A .jsonl or .json file.")] = None,
@@ -249,9 +289,15 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when it is to leave tunesmith. Example: export_dataset(dataset_id="ds_…", format="alpaca").
         Next: nothing.
         """
+        from tunesmith.data.exporting import check_export, is_small
         from tunesmith.data.exporting import export_dataset as run
 
-        return run(workspace, dataset_id, format=format, path=path, overwrite=overwrite)
+        args: dict[str, Any] = {"format": format, "path": path, "overwrite": overwrite}
+        if await anyio.to_thread.run_sync(is_small, workspace, dataset_id):
+            return await anyio.to_thread.run_sync(lambda: run(workspace, dataset_id, **args))
+        await anyio.to_thread.run_sync(lambda: check_export(workspace, dataset_id, **args))
+        result, _run_id = await in_a_run("write", {"dataset_id": dataset_id, **args}, LARGE_WAIT_S, "The export")
+        return ExportResult(**result)
 
     def list_datasets(limit: Annotated[int, LIMIT] = 20, cursor: Annotated[str | None, CURSOR] = None) -> DatasetPage:
         """Datasets, newest first.
@@ -262,11 +308,11 @@ def tools(services: Services) -> list[ToolSpec]:
         return DatasetPage(datasets=found, next_cursor=following, total=total)
 
     return [
-        ToolSpec(extract_qa, "Extract questions and answers", idempotent=False),
+        ToolSpec(extract_qa, "Extract questions and answers", open_world=True),
         ToolSpec(import_dataset, "Import a dataset", open_world=True),
         ToolSpec(add_examples, "Add examples"),
         ToolSpec(preview_dataset, "Preview a dataset", read_only=True, idempotent=True),
-        ToolSpec(score_dataset, "Score a dataset"),
+        ToolSpec(score_dataset, "Score a dataset", open_world=True),
         ToolSpec(clean_dataset, "Clean a dataset"),
         ToolSpec(split_dataset, "Split a dataset"),
         ToolSpec(export_dataset, "Export a dataset", destructive=True),

@@ -57,9 +57,14 @@ async def wait_for(services: Services, run_id: str, wait_s: float, **view: Any) 
     return await anyio.to_thread.run_sync(lambda: services.runs.view(run_id, **view))
 
 
+def worker_command(room: str) -> list[str]:
+    """How a room's worker is started."""
+    # -P: the folder the server was started in must not stand before the library.
+    return [sys.executable, "-P", "-m", f"tunesmith.{room}.worker"]
+
+
 async def start(services: Services, kind: str, room: str, args: dict[str, Any], wait_s: float, **options: Any) -> Run:
     """Submit a run of a room's worker and wait for it a while."""
-    # -P: the folder the server was started in must not stand before the library.
-    command = [sys.executable, "-P", "-m", f"tunesmith.{room}.worker"]
+    command = worker_command(room)
     run_id = await anyio.to_thread.run_sync(lambda: services.runs.submit(kind, command, args, **options))
     return await wait_for(services, run_id, wait_s)

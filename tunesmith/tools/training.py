@@ -153,6 +153,7 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when training ended or looks wrong. Example: diagnose_run(run_id="run_…").
         Next: start_training with the suggested recipe.
         """
+        from tunesmith.training import facts
         from tunesmith.training.diagnosis import diagnose
 
         run = runs.view(run_id, log_lines=0)
@@ -162,7 +163,9 @@ def tools(services: Services) -> list[ToolSpec]:
             )
         error = run.error.model_dump() if run.error else None
         recipe = runs.spec(run_id).get("args", {}).get("recipe", {})
-        return diagnose(measurements.records(runs.folder(run_id) / "metrics.jsonl"), run.result, error, recipe)
+        folder = runs.folder(run_id)
+        metrics = measurements.records(folder / "metrics.jsonl")
+        return diagnose(metrics, run.result, error, recipe, facts.read(folder))
 
     return [
         ToolSpec(plan_training, "Plan a training run", read_only=True, idempotent=True),

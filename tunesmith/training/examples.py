@@ -6,12 +6,12 @@ planned is what is trained. No torch here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith.data.records import Row
+from tunesmith.data.splitting import held_out_rows
 from tunesmith.errors import BadInput, EmptyInput
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def split_rows(rows: Iterable[Row], *, eval_fraction: float, seed: int) -> Split
         held_out = [row for row in rows if row.split == "eval"]
         by = "the dataset's own split"
     else:
-        chosen = _draw_groups(rows, eval_fraction, seed)
-        train = [row for row in rows if _group(row) not in chosen]
-        held_out = [row for row in rows if _group(row) in chosen]
+        chosen = held_out_rows(rows, eval_fraction, seed)
+        train = [row for number, row in enumerate(rows) if number not in chosen]
+        held_out = [row for number, row in enumerate(rows) if number in chosen]
         by = f"whole sections drawn with seed {seed}"
     if len(train) < MIN_TRAIN_ROWS or len(held_out) < MIN_EVAL_ROWS:
         raise EmptyInput(
@@ -131,28 +131,3 @@ def refuse_untrained(examples: Iterable[Example], max_length: int) -> None:
         if cut
         else "Remove rows without an answer with clean_dataset (drop empty_output).",
     )
-
-
-def _group(row: Row) -> str:
-    """What must not be divided: the section a row comes from, or rows that ask the same."""
-    if row.source is None:
-        return row.instruction
-    heading = row.meta.get("heading")
-    return f"{row.source.path}\0{heading or row.source.first_line}"
-
-
-def _draw_groups(rows: Sequence[Row], eval_fraction: float, seed: int) -> set[str]:
-    """Groups to hold out, in the order of a salted SHA-256: the same in every process."""
-    sizes: dict[str, int] = {}
-    for row in rows:
-        sizes[_group(row)] = sizes.get(_group(row), 0) + 1
-    wanted = max(MIN_EVAL_ROWS, round(len(rows) * eval_fraction))
-    chosen: set[str] = set()
-    taken = 0
-    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest()):
-        if taken >= wanted:
-            break
-        if taken + sizes[group] <= max(wanted * 1.5, MIN_EVAL_ROWS) or not chosen:
-            chosen.add(group)
-            taken += sizes[group]
-    return chosen

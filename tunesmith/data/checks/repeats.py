@@ -12,6 +12,8 @@ from hashlib import blake2b
 from tunesmith.data.near_duplicates import DEFAULT_THRESHOLD, Components, similar_across, similar_pairs
 from tunesmith.data.records import Row
 
+_FINAL = " .?!。？！…"  # the same question with and without its mark is the same question
+
 Say = Callable[[str], None] | None
 
 
@@ -38,7 +40,8 @@ class Repeats:
         number = len(self._text_of)
         self._text_of.append(self._number(row_text(row)))
         self._split_of.append(row.split)
-        question = " ".join(" ".join(message.content for message in row.messages[:-1]).split()).casefold()
+        asked = " ".join(" ".join(message.content for message in row.messages[:-1]).split()).casefold()
+        question = asked.rstrip(_FINAL) or asked
         if question and row.messages[-1].role == "assistant":
             answer = row.messages[-1].content.strip()
             self._answers.setdefault(_digest(question), {}).setdefault(_digest(answer), []).append(number)

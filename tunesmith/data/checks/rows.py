@@ -14,9 +14,15 @@ def check_row(row: Row) -> list[Finding]:
     """What is wrong with a row by itself; at most one finding of each check."""
     instruction, output = row.instruction, row.output
     texts = [message.content for message in row.messages]
+    damage = list(encoding_findings(texts))
     return [
         *shape_findings(row, instruction, output),
-        *wording_findings(row, instruction, output),
-        *encoding_findings(texts),
+        # Which language a damaged text is in nobody can say.
+        *(
+            each
+            for each in wording_findings(row, instruction, output)
+            if not damage or each.check != "language_mismatch"
+        ),
+        *damage,
         *private_findings(texts),
     ]

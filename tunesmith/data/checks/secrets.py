@@ -27,26 +27,74 @@ _KEYS: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     ("SLACK_TOKEN", ("xox",), re.compile(r"(?<![A-Za-z0-9])xox[abeoprs]-[A-Za-z0-9-]{10,}")),
     ("STRIPE_KEY", ("k_live_", "k_test_"), re.compile(r"(?<![A-Za-z0-9])[rs]k_(?:live|test)_[A-Za-z0-9]{16,}")),
     ("API_KEY", ("sk-",), re.compile(r"(?<![A-Za-z0-9])sk-(?:proj-|ant-|svcacct-|or-)?[A-Za-z0-9_-]{20,}")),
+    ("SENDGRID_KEY", ("SG.",), re.compile(r"(?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}")),
+    ("TELEGRAM_TOKEN", (":AA",), re.compile(r"(?<![A-Za-z0-9])[0-9]{8,10}:AA[A-Za-z0-9_-]{32,35}(?![A-Za-z0-9])")),
+    ("VOLCENGINE_KEY", ("AKLT",), re.compile(r"(?<![A-Za-z0-9])AKLT[A-Za-z0-9_-]{20,60}={0,2}")),
+    ("TWILIO_KEY", ("SK", "AC"), re.compile(r"(?<![A-Za-z0-9])(?:SK|AC)[0-9a-f]{32}(?![A-Za-z0-9])")),
+    (
+        "API_KEY",
+        (
+            *("gsk_", "xai-", "pplx-", "r8_", "nvapi-", "tvly-", "dop_v1_", "shp", "dckr_pat_", "lin_api_", "ntn_"),
+            *("dapi", "GOCSPX-", "ya29.", "sq0", "key-", "fc-", "glsa_", "figd_", "AGE-SECRET-KEY-"),
+        ),
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:(?:gsk_|xai-|pplx-|r8_|nvapi-|tvly-|dop_v1_|shp(?:at|ca|pa|ss)_|dckr_pat_|lin_api_|ntn_"
+            r"|glsa_|figd_)[A-Za-z0-9_-]{20,200}|(?:dapi|key-|fc-)[0-9a-f]{32}|GOCSPX-[A-Za-z0-9_-]{20,40}"
+            r"|ya29\.[A-Za-z0-9_-]{20,300}|sq0(?:atp|csp)-[A-Za-z0-9_-]{22,43}|AGE-SECRET-KEY-[A-Z0-9]{40,80})"
+        ),
+    ),
+    ("API_KEY", (".",), re.compile(r"(?<![A-Za-z0-9])[0-9a-f]{32}\.[A-Za-z0-9]{16}(?![A-Za-z0-9])")),
+    (
+        "WEBHOOK",
+        ("hooks.slack.com", "/webhooks/", "access_token=", "webhook/send?key=", "/bot/v2/hook/"),
+        re.compile(
+            r"https://(?:hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{20,}"
+            r"|discord(?:app)?\.com/api/webhooks/[0-9]{15,}/[\w-]{20,}"
+            r"|oapi\.dingtalk\.com/robot/send\?access_token=[0-9a-f]{32,}"
+            r"|qyapi\.weixin\.qq\.com/cgi-bin/webhook/send\?key=[\w-]{20,}"
+            r"|open\.(?:feishu|larksuite)\.(?:cn|com)/open-apis/bot/v2/hook/[\w-]{20,})"
+        ),
+    ),
     ("TOKEN", ("eyJ",), re.compile(r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
     ("TOKEN", ("earer ",), re.compile(r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{20,}=*")),
 )
 _CONNECTION = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,30}://[^\s/:@'\"<>，。]{0,80}:([^\s/@'\"<>，。]{1,120})@[^\s'\"<>，。；)）]+"
 )
-_ACCOUNT_KEY = re.compile(r"(?:AccountKey|SharedAccessKey|[Pp]wd|[Pp]assword)=([^;\s'\"]{8,})(?=;|\s|$)")
+_ACCOUNT_KEY = re.compile(r"(?:AccountKey|SharedAccessKey|[Pp]wd|[Pp]assword)=([!#-&(-:<-~]{8,})")
 _NAME = (
     r"(?:(?i:password|passwd|pwd|passphrase|secret(?:[ _-]?(?:access)?[ _-]?key)?|api[ _-]?key"
-    r"|access[ _-]?(?:token|key)|auth[ _-]?token|private[ _-]?key|client[ _-]?secret)|密码|口令|密钥|令牌)"
+    r"|access[ _-]?(?:token|key)|(?:auth|refresh|bot|session)[ _-]?token|private[ _-]?key"
+    r"|client[ _-]?secret)|密码|口令|密钥|令牌|授权码)"
 )
 _NAMED_VALUE = re.compile(
     _NAME
     + r"[\"'`]?\s{0,3}(?:[:=：]{1,2}|是|为|(?<=[A-Za-z]) is )\s{0,3}[\"'`“「]?([A-Za-z0-9!#$%&*+./=?@^_~-]{8,200})"
 )
-_NAMES = ("passw", "pwd", "passphrase", "secret", "api", "access", "auth", "private", "密码", "口令", "密钥", "令牌")
-_DUMMY = re.compile(
-    r"(?i:your|example|placeholder|change_?me|xxx|\*\*\*|dummy|sample|insert|replace|redacted|getenv|environ|process\.env"
-    r"|^\$|^%|^pass(?:word|wd)?\d{0,3}$|^secret$)|(.)\1{5}"
+_NAMES = (
+    "passw",
+    "pwd",
+    "passphrase",
+    "secret",
+    "api",
+    "access",
+    "token",
+    "private",
+    "accountkey",
+    "sharedaccesskey",
+    "密码",
+    "口令",
+    "密钥",
+    "令牌",
+    "授权码",
 )
+_DUMMY = re.compile(
+    r"(?i:\.\.\.|…|your|example|placeholder|change_?me|x{4}|^x{3}|\*\*\*|dummy|sample|insert|replace|redacted"
+    r"|getenv|environ|process\.env|^\$|^%|^pass(?:word|wd)?\d{0,3}$|^secret$|^[a-z]*password[a-z]*$"
+    r"|^(?:hmac|aes|rsa|sha|md5|base64|bcrypt|argon2|pbkdf2|utf)[-_]?\d|^hmac)|(.)\1{5}"
+)
+_CHANGES_CASE = re.compile("[a-z](?=[A-Z])")
+_CALL = re.compile(r"[A-Za-z_][\w.]*\(")
 _COMMON_PASSWORDS = {"password", "passwd", "pass", "pwd", "secret"}
 
 
@@ -63,7 +111,7 @@ def secret_spans(text: str) -> Iterator[Span]:
         if any(mark in text for mark in marks):
             for match in pattern.finditer(text):
                 # Documentation writes sk-xxxxxxxx and ghp_your_token_here; words alone are no key.
-                if kind == "AWS_KEY" or (any(map(str.isdigit, match[0])) and not _is_dummy(match[0])):
+                if kind == "AWS_KEY" or (_is_random(match[0]) and not _is_dummy(match[0])):
                     yield Span(match.start(), match.end(), kind)
     lowered = text.lower()
     if any(name in lowered for name in _NAMES):
@@ -75,9 +123,15 @@ def _named_values(text: str) -> Iterator[Span]:
         for match in pattern.finditer(text):
             value = match[1].rstrip(".")
             mixed = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
-            called = text[match.end(1) : match.end(1) + 1] in ("(", "[")  # code, as in `password = getpass2(`
+            # Code, as in `password = getpass2(`.
+            called = text[match.end(1) : match.end(1) + 1] in ("(", "[") or _CALL.match(value)
             if mixed and len(value) >= 8 and not called and not _is_dummy(value):
                 yield Span(match.start(1), match.start(1) + len(value), "PASSWORD")
+
+
+def _is_random(value: str) -> bool:
+    """Whether a key holds digits, or capitals amid small letters (some kinds are letters only): no words do."""
+    return any(map(str.isdigit, value)) or len(_CHANGES_CASE.findall(value)) >= 4
 
 
 def _is_dummy(value: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tunesmith.data.candidates import MIN_ANSWER_CHARS, Candidate, View
-from tunesmith.data.headings import is_glossary
+from tunesmith.data.headings import is_glossary, is_passed_over
 from tunesmith.data.language import Language
 from tunesmith.data.questions import in_context, pick, spaced, tidy
 from tunesmith.data.sections import Block
@@ -18,7 +18,9 @@ _GENERIC = re.compile(
     r"(?:(?:step|phase|stage|part|option|example|case|day|week|level|tier|question|note|week|pro|con)s?\s*[\dA-Z]{0,3}"
     r"|notes?|tips?|warnings?|important|caution|hint|info|todo|why|how|what|when|where|who|input|output|result|default|before|after"
     r"|required|optional|yes|no|true|false|ok|good|bad|do|don'?t|symptoms?|causes?|fix|solution|problem|answer|summary|goal|usage"
-    r"|q|a|优点|缺点|注意|提示|警告|示例|例子|步骤|结论|原因|症状|解决|检查|输入|输出|结果|目标|说明|默认|备注|问|答|问题|答案"
+    r""
+    r"|q|a|types?|returns?|references?|see also|details|参考|另见|类型"
+    r"|返回值?|详情|优点|缺点|注意|提示|警告|示例|例子|步骤|结论|原因|症状|解决|检查|输入|输出|结果|目标|说明|默认|备注|问|答|问题|答案"
     r"|第[\d一二三四五六七八九十]+[步天周章节]"
     r"|(?:步骤|方法|原因|检查|策略|阶段|优势|思考|知识点)\s*[\d一二三四五六七八九十]+|[\d.\W_]+)",
     re.IGNORECASE,
@@ -35,7 +37,9 @@ _EN_DEFINES = re.compile(
     r"(?:is defined as|are defined as|refers to|refer to|stands for|is short for|is the name for|is the term for)\s"
 )
 _NOT_TERMS = re.compile(
-    r"^(?:it|this|that|these|those|they|he|she|we|you|which|what|there|one|the|here)\b|^(?:这|那|它|其|也|都|就|还|主要|通常|一般|上述|本|该)",
+    r"^(?:it|this|that|these|those|they|he|she|we|you|which|what|there|one|the|here|to|see|please|if|when|for|in|also)\b"
+    r"|\b(?:can|could|may|might|will|would|shall|should|must|to|not|also|always|never|only|please|both|and|or|users?|I)$"
+    r"|^(?:这|那|它|其|也|都|就|还|主要|通常|一般|上述|本|该)",
     re.IGNORECASE,
 )
 _ZH = ("什么是{t}？", "{t}是什么？", "{t}是什么意思？", "请解释{t}。")
@@ -69,7 +73,12 @@ def _from_list(view: View, number: int, block: Block) -> Iterator[Candidate]:
     if not items or (block.kind == "list" and len(items) < max(2, 0.6 * len(block.items))):
         return
     for item in items:
-        if _is_term(item.term) and MIN_ANSWER_CHARS <= len(item.text) <= view.max_chars and len(item.meaning) >= 8:
+        if (
+            _is_term(item.term)
+            and not is_passed_over(item.term)
+            and MIN_ANSWER_CHARS <= len(item.text) <= view.max_chars
+            and len(item.meaning) >= 8
+        ):
             yield _candidate(view, number, item.term, item.text, (item.first_line, item.last_line))
 
 

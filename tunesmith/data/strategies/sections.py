@@ -37,8 +37,10 @@ def find(view: View) -> list[Candidate]:
     if view.taken and not any(blocks[number].is_prose and _says_something(blocks[number]) for number in view.free):
         return []
     kept = _usable([block for number, block in enumerate(blocks) if number not in view.alone])
-    if not kept or all(block.linked for block in kept) or all(map(is_metadata, kept)):
+    if not kept or all(map(is_metadata, kept)):
         return []
+    if not view.section.heading and all(block.kind == "code" for block in kept):
+        return []  # nothing says what it is for
     length = sum(len(block.text) + 2 for block in kept)
     parts = _parts(kept) if length > view.max_chars + 2 else []
     if len(parts) < 2:
@@ -52,7 +54,7 @@ def _candidate(view: View, lead: str, part: Sequence[Block]) -> Candidate | None
     if answer is None or len(answer.text) < MIN_ANSWER_CHARS:
         return None
     prose = "\n".join(block.text for block in part if block.is_prose)
-    language = view.language(prose or answer.text)
+    language = view.language(prose or lead or answer.text)
     only_code = all(block.kind == "code" for block in part)
     questions = _ask_part(view, language, lead) if lead else ask_about(view, language, code=only_code)
     about = f"{view.heading(language)}\x1f{lead}".lower()
@@ -97,18 +99,22 @@ def _lead(block: Block) -> str:
     if block.kind != "paragraph":
         return ""
     first = block.text.split("\n", 1)[0].strip()
-    if needs_context(first) or _NO_LEAD.match(first):
-        return ""
+    if needs_context(first) or _NO_LEAD.match(first) or first[:1].islower():
+        return ""  # "can be replaced by:" goes on with what came before
     if block.strong and first.rstrip(":： ") == block.strong.rstrip(":： "):
         return block.strong.rstrip(":： ")
     return first.rstrip(":： ") if _LEAD.fullmatch(first) else ""
 
 
 def _usable(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks without code that stood in no fence (pasted, its indentation is lost) and what introduced it."""
+    """The blocks without what cannot stand in an answer, and what introduced that.
+
+    Left out are code that stood in no fence (pasted, its indentation is lost) and links with no more than their names.
+    """
     kept: list[Block] = []
     for block in blocks:
-        if block.kind != "code" or block.text != block.code:
+        pasted = block.kind == "code" and block.text == block.code
+        if not (pasted or block.linked):
             kept.append(block)
         elif kept:
             before = without_introduction(kept.pop())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from tunesmith.data.candidates import MIN_ANSWER_CHARS, Candidate, View
 from tunesmith.data.headings import is_passed_over
 from tunesmith.data.language import Language
+from tunesmith.data.pointers import only_points
 from tunesmith.data.questions import in_context, lower_first, pick, spaced, tidy
 from tunesmith.data.sections import Block, Item
 
@@ -44,10 +46,11 @@ def _from_table(view: View, number: int, block: Block) -> list[Candidate]:
     header, *rows = block.items
     column = 1 if len(header.cells) > 2 and _NUMBERING.fullmatch(header.cells[0]) else 0
     keys = [row.cells[column] if len(row.cells) > column else "" for row in rows]
+    count = Counter(keys)
     found: list[Candidate] = []
     for row, key in zip(rows, keys, strict=True):
         # A key that stands on several rows does not tell them apart.
-        if keys.count(key) == 1 and len(key) <= 80 and any(char.isalnum() for char in key):
+        if count[key] == 1 and len(key) <= 80 and any(char.isalnum() for char in key):
             candidate = _from_row(view, number, header, row, column)
             found += [candidate] if candidate else []
     return found
@@ -75,6 +78,8 @@ def _from_row(view: View, number: int, header: Item, row: Item, column: int) -> 
 
 
 def _has_words(cell: str) -> bool:
+    if only_points(cell):
+        return False
     return any(char.isalnum() for char in cell) or any(char in cell for char in "✓✔✅✗✘❌")
 
 

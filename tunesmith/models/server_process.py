@@ -1,4 +1,4 @@
-"""A GGUF served by the packaged llama.cpp server: `python -m tunesmith.evaluation.server_process GGUF OPTIONS…`.
+"""A GGUF served by the packaged llama.cpp server: `python -m tunesmith.models.server_process GGUF OPTIONS…`.
 
 It listens on a free loopback port and prints one JSON line with its address. It
 ends when its standard input ends, which the kernel sees to even when the owner is

@@ -26,7 +26,7 @@ START_DEADLINE_S = 120.0
 KILL_AFTER_S = 5.0
 LOG_TAIL_BYTES = 4096
 MIN_CONTEXT = 512
-_MODULE = "tunesmith.evaluation.server_process"
+_MODULE = "tunesmith.models.server_process"
 
 
 class Served:
@@ -126,7 +126,14 @@ class Served:
             "--threads": self.threads or idle_threads(),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, str(self.gguf), *(str(part) for pair in options.items() for part in pair)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                _MODULE,
+                str(self.gguf),
+                *(str(part) for pair in options.items() for part in pair),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,

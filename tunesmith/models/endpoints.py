@@ -7,19 +7,21 @@ to carry the key to an address of its choice.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from tunesmith.data.records import Message
 from tunesmith.errors import InvalidArgument
 from tunesmith.models.references import Reference, check_base_url
+from tunesmith.models.terms import Terms
 
 if TYPE_CHECKING:
     import openai
@@ -31,6 +33,16 @@ OLLAMA_PORT = 11434
 MAX_ERROR_CHARS = 300
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEY_LIKE = re.compile(r"\b(sk|gsk|key|hf|xai)[-_][A-Za-z0-9_-]{8,}|(?i:bearer\s+)\S{8,}")
+
+
+class Turn(Protocol):
+    """One turn of a conversation."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -51,12 +63,14 @@ class Reply:
         finish_reason: stop or length.
         tokens: of the answer, None where nobody counts.
         seconds: from the request to the whole reply.
+        prompt_tokens: of the question, None where nobody counts.
     """
 
     text: str
     finish_reason: str
     tokens: int | None
     seconds: float
+    prompt_tokens: int | None = None
 
 
 class AskFailed(Exception):
@@ -65,18 +79,30 @@ class AskFailed(Exception):
     Attributes:
         passing: it may work if tried again.
         retry_after_s: how long the endpoint asks to wait, None where it does not say.
+        status: of the HTTP response, None where there was none.
+        timed_out: it took all the time it had.
     """
 
-    def __init__(self, message: str, *, passing: bool, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        passing: bool,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        timed_out: bool = False,
+    ) -> None:
         super().__init__(message)
         self.passing = passing
         self.retry_after_s = retry_after_s
+        self.status = status
+        self.timed_out = timed_out
 
 
 class Asker(Protocol):
     """Whatever can answer a conversation. Safe to call from several threads."""
 
-    def ask(self, messages: Sequence[Message], draw: Draw) -> Reply:
+    def ask(self, messages: Sequence[Turn], draw: Draw) -> Reply:
         """One answer. Raises AskFailed."""
         ...
 
@@ -97,23 +123,39 @@ class ChatEndpoint:
         self._key = key
         self._timeout_s = timeout_s
         self._client = open_client(base_url, key, timeout_s)
+        self._terms = Terms()
 
-    def ask(self, messages: Sequence[Message], draw: Draw) -> Reply:
-        """One answer; see `Asker`."""
+    def ask(self, messages: Sequence[Turn], draw: Draw, schema: Mapping[str, Any] | None = None) -> Reply:
+        """One answer; see `Asker`.
+
+        Args:
+            schema: a JSON schema that the answer is to follow. An endpoint that knows no schemas is asked for JSON, and
+                one that knows no JSON for text: whoever reads the answer must be ready for anything.
+        """
         # Restrictions on the choice of tokens are off, so that every model draws alike at temperatures above 0.
         free: dict[str, Any] = {"top_p": 1.0} if draw.temperature > 0 else {}
+        terms = self._terms
 
         def request() -> Any:
             return self._client.chat.completions.create(
                 model=self.model,
                 messages=[{"role": message.role, "content": message.content} for message in messages],  # type: ignore[misc]
-                temperature=draw.temperature,
-                max_tokens=draw.max_tokens,
                 seed=draw.seed,
+                **terms.wording(draw, schema),
                 **free,
             )
 
-        response, seconds = _timed(request, self._key, self._timeout_s)
+        while True:
+            try:
+                response, seconds = _timed(request, self._key, self._timeout_s)
+                break
+            except AskFailed as error:
+                milder = terms.after(error, with_schema=schema is not None)
+                if milder is None:
+                    raise
+                terms = milder
+        if schema is not None or terms.renamed:
+            self._terms = replace(terms, proven=terms.proven or schema is not None)
         choice = _only_choice(response)
         text = getattr(getattr(choice, "message", None), "content", None)
         return _reply(response, choice, text, seconds)
@@ -138,8 +180,9 @@ class CompletionEndpoint:
         self._timeout_s = timeout_s
         self._client = open_client(base_url, None, timeout_s)
 
-    def ask(self, messages: Sequence[Message], draw: Draw) -> Reply:
-        """One answer; see `Asker`."""
+    def ask(self, messages: Sequence[Turn], draw: Draw, schema: Mapping[str, Any] | None = None) -> Reply:
+        """One answer; see `Asker`. With a JSON schema only tokens that follow it are drawn."""
+        constraint = {} if schema is None else {"json_schema": dict(schema)}
 
         def request() -> Any:
             return self._client.completions.create(
@@ -150,7 +193,7 @@ class CompletionEndpoint:
                 seed=draw.seed,
                 stop=self.stops,
                 top_p=1.0,
-                extra_body={"top_k": 0, "min_p": 0.0},
+                extra_body={"top_k": 0, "min_p": 0.0, **constraint},
             )
 
         response, seconds = _timed(request, None, self._timeout_s)
@@ -242,7 +285,7 @@ def _timed(request: Callable[[], Any], key: str | None, timeout_s: float) -> tup
         response = _within(timeout_s, request)
     except (openai.APITimeoutError, TimeoutError) as error:
         waited = time.monotonic() - began
-        raise AskFailed(f"no answer after {waited:.0f} s", passing=True) from error
+        raise AskFailed(f"no answer after {waited:.0f} s", passing=True, timed_out=True) from error
     except openai.APIConnectionError as error:
         cause = error.__cause__ or error
         raise AskFailed(f"no connection: {redact(str(cause), key)}", passing=True) from error
@@ -250,7 +293,10 @@ def _timed(request: Callable[[], Any], key: str | None, timeout_s: float) -> tup
         passing = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
         said = redact(error.response.text or error.message, key)
         raise AskFailed(
-            f"HTTP {error.status_code}: {said}", passing=passing, retry_after_s=_retry_after(error.response.headers)
+            f"HTTP {error.status_code}: {said}",
+            passing=passing,
+            retry_after_s=_retry_after(error.response.headers),
+            status=error.status_code,
         ) from error
     except (openai.OpenAIError, ValueError) as error:
         # A body that is no JSON, or JSON of another shape.
@@ -294,15 +340,26 @@ def _reply(response: Any, choice: Any, text: Any, seconds: float) -> Reply:
     finish = getattr(choice, "finish_reason", None)
     if finish not in ("stop", "length"):
         raise AskFailed(f"the answer ended as {redact(str(finish))!r}, not by itself or at max_tokens", passing=False)
-    tokens = getattr(getattr(response, "usage", None), "completion_tokens", None)
-    return Reply(text.strip(), finish, tokens if isinstance(tokens, int) and tokens > 0 else None, seconds)
+    usage = getattr(response, "usage", None)
+    asked, answered = (_counted(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(text.strip(), finish, answered, seconds, asked)
+
+
+def _counted(tokens: Any) -> int | None:
+    return tokens if isinstance(tokens, int) and tokens > 0 else None
 
 
 def _retry_after(headers: Any) -> float | None:
+    """Seconds to wait, given as a number or as a date."""
+    said = headers.get("retry-after", "")
     try:
-        return max(0.0, float(headers.get("retry-after", "")))
+        seconds = float(said)
     except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
