@@ -146,7 +146,7 @@ def test_a_missing_package_names_its_extra(planned):
 def test_a_card_is_used_when_torch_can_and_what_holds_its_memory_is_named(planned):
     on_card = planned(machine=machine(packages=("unsloth", "bitsandbytes"), held=10))
     assert (on_card.device, on_card.engine, on_card.recipe.optimizer) == ("cuda", "unsloth", "adamw_8bit")
-    assert on_card.memory.budget_gib == pytest.approx(14 * 0.95, abs=0.01)
+    assert on_card.memory.budget_gib == pytest.approx(14 * 0.95 - 0.5, abs=0.01)  # CUDA's context
     assert any("pid 77" in warning and "ollama stop" in warning for warning in on_card.warnings)
     without = planned(machine=machine(cuda=None))
     assert without.device == "cpu"

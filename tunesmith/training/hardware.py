@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 GPU_SHARE = 0.95  # of what is free; the rest is for fragmentation and the desktop
+CONTEXT_GIB = 0.5  # what CUDA and its libraries hold in each process, outside what torch reserves and is planned
 RAM_SHARE = 0.8
 DEVICE_SLOT = "device0"
 MIN_CAPABILITY_UNSLOTH = 7.0
@@ -48,7 +49,7 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
         return Hardware(
             device="cuda",
             name=assume_gpu.name or f"a card of {assume_gpu.total_gib:g} GiB",
-            budget_gib=budget_gib or round(assume_gpu.total_gib * GPU_SHARE, 2),
+            budget_gib=budget_gib or _usable(assume_gpu.total_gib),
             capability=capability,
             assumed=True,
             unsloth=capability >= MIN_CAPABILITY_UNSLOTH,
@@ -60,7 +61,7 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
         return Hardware(
             device="cuda",
             name=card.name,
-            budget_gib=budget_gib or round((card.free_gib + _held_by_runs(card)) * GPU_SHARE, 2),
+            budget_gib=budget_gib or _usable(card.free_gib + _held_by_runs(card)),
             capability=float(card.compute_capability or 0),
             assumed=False,
             unsloth=_works(machine, "unsloth"),
@@ -78,6 +79,11 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
         bitsandbytes=False,
         notes=notes,
     )
+
+
+def _usable(free_gib: float) -> float:
+    """GiB of a card that torch may reserve."""
+    return round(max(0.1, free_gib * GPU_SHARE - CONTEXT_GIB), 2)
 
 
 def _usable_card(machine: MachineReport | None) -> tuple[Gpu | None, tuple[str, ...]]:

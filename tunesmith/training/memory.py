@@ -1,9 +1,8 @@
 """How much memory a run needs, from the model's config alone.
 
-Not calibrated against a card yet: every term is a count of bytes that the
-computation must hold, with the source of each formula beside it, and the
-interval around the sum is wide until runs of this workspace have been measured
-(see `history.py`, whose ratios of measured to predicted replace it).
+Every term is a count of bytes that the computation must hold. On a card their sum is what torch's allocator reserves
+at its peak (`torch.cuda.max_memory_reserved`); the context of CUDA itself comes on top and is taken from the budget
+(see `hardware.py`). What the runs of a workspace measured makes the interval around the sum (see `history.py`).
 
 Sources:
 - QLoRA (Dettmers et al. 2023, arXiv:2305.14314): NF4 costs 4 bits a weight, the double-quantised block constants
@@ -12,6 +11,7 @@ Sources:
 - Korthikanti et al. 2022, arXiv:2205.05198: activations saved for the backward pass, layer by layer; recomputation
   keeps one input a layer and one layer in full. Their count is for GPT; ours is the same count for a gated MLP with
   grouped-query attention whose scores are never materialised (SDPA, FlashAttention).
+- What each operation keeps: the forward passes of transformers 5.17, PEFT 0.21 and Unsloth 2026.10, read.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from tunesmith.training.records import MemoryBreakdown
 
 GIB = 2**30
 NF4_BYTES = (4 + 0.127) / 8
-CHUNK_TOKENS = 256  # TRL and Unsloth compute the logits for this many tokens at a time
-CPU_LOGIT_TOKENS = 512  # on a CPU ours does: up to so many, they are computed once and kept for the backward pass
-UNCALIBRATED = (0.7, 1.4)  # the interval as factors of the estimate, until something was measured
+LOGIT_TOKENS = 512  # the scores of so many tokens are computed at a time
+UNSLOTH_LOGITS = 512 * 151936  # Unsloth's chunk of scores, where the vocabulary is small
+UNCALIBRATED = (0.9, 1.15)  # the interval as factors of the estimate, until this workspace has measured something
+UNCALIBRATED_CPU = (0.7, 1.4)
 ADAM_8BIT_BYTES = 2 + 2 * 4 / 256  # two states of a byte, a float of scale for each block of 256
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -114,7 +115,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Load:
-    """What a run asks of memory. Lengths in tokens."""
+    """What a run asks of memory. Lengths in tokens.
+
+    Attributes:
+        masked: attention is told which tokens may see which: rows of unlike length in a batch, or several rows packed
+            into one sequence.
+        packed: the sequences of a micro-batch are joined into one of `batch_size × length`.
+        weight_bytes: bytes a weight in the number format of the computation: 4 on a CPU in float32.
+    """
 
     device: Literal["cuda", "cpu"]
     method: str
@@ -126,19 +134,40 @@ class Load:
     length: int
     recompute: bool
     optimizer: str
-    weight_bytes: int = 2  # bytes a weight in the number format of the computation: 4 on a CPU in float32
+    masked: bool = False
+    packed: bool = False
+    weight_bytes: int = 2
+
+    @property
+    def tokens(self) -> int:
+        """Of one micro-batch."""
+        return self.batch_size * self.length
+
+    @property
+    def unit(self) -> int:
+        """Bytes of a number of the computation."""
+        return 2 if self.device == "cuda" else self.weight_bytes
+
+    @property
+    def unsloth(self) -> bool:
+        return self.engine == "unsloth"
 
 
 def predict(shape: Shape, load: Load) -> MemoryBreakdown:
-    """The predicted peak, term by term, in GiB. Its sum is the estimate."""
+    """The predicted peak, term by term, in GiB. Its sum is the estimate.
+
+    The peak is at the end of the forward pass, with the scores of a chunk at hand, or a moment later in the backward
+    pass of a block: `logits` is what the first needs, and `activations` holds what the second needs beyond it.
+    """
     trained = shape.adapter_parameters(load.rank, load.targets)
     weights = _weight_bytes(shape, load)
     adapter = trained * _adapter_bytes(load)
     gradients = adapter
     optimizer = trained * (ADAM_8BIT_BYTES if "8bit" in load.optimizer else 2 * _adapter_bytes(load))
-    activations = _activation_bytes(shape, load)
     logits = _logit_bytes(shape, load)
-    overhead = _overhead_bytes(shape, load, weights + adapter + gradients + optimizer + activations + logits)
+    saved, at_work = _activation_bytes(shape, load)
+    activations = saved + max(0.0, at_work - logits)
+    overhead = _overhead_bytes(shape, load, weights + adapter + gradients + optimizer, activations + logits)
     return MemoryBreakdown(
         weights=_gib(weights),
         adapter=_gib(adapter),
@@ -166,49 +195,86 @@ def _weight_bytes(shape: Shape, load: Load) -> float:
 
 
 def _adapter_bytes(load: Load) -> int:
-    """PEFT keeps an adapter in 32 bits; TRL casts it to 16 when the base is quantised."""
-    return 2 if load.method == "qlora" and load.engine == "transformers" else 4
+    """PEFT and Unsloth keep an adapter in 32 bits; TRL casts it to 16 when the base is quantised."""
+    return 2 if load.method == "qlora" and not load.unsloth else 4
 
 
-def _activation_bytes(shape: Shape, load: Load) -> float:
-    """Saved for the backward pass, for one micro-batch.
-
-    Per token and block, in elements of the computation's format unless said otherwise:
-    two norms keep their input in 32 bits; attention keeps queries, keys, values and its output; the gated MLP keeps
-    gate, activated gate and up, and their product feeds the down projection; each adapter keeps its input, in its own
-    format, and with dropout a mask of one byte and the thinned input.
-    """
-    tokens = load.batch_size * load.length
-    unit = 2 if load.device == "cuda" else load.weight_bytes
-    attention = unit * (2 * shape.query_width + 2 * shape.key_width)
-    mlp = unit * 4 * shape.intermediate
-    norms = 2 * 4 * shape.hidden
-    adapter_unit = _adapter_bytes(load)
+def _block_bytes(shape: Shape, load: Load) -> float:
+    """What one block saves for its backward pass, a token."""
+    unit = load.unit
+    norms = 4 if shape.model_type.startswith(("gemma2", "gemma3")) else 2
+    normed = norms * shape.hidden
+    if shape.model_type.startswith(("qwen3", "gemma3")):  # queries and keys are normed too
+        normed += shape.query_width + shape.key_width
     inputs = sum(shape.modules[name][0] for name in load.targets)
-    # An adapter in the computation's own format shares its input with the layer before it.
-    adapters = inputs * adapter_unit if adapter_unit != unit else shape.hidden * unit * 2
+    queries_and_output, keys_and_values = 2 * shape.query_width, 2 * shape.key_width
+    if load.unsloth:
+        # Its kernels recompute what is cheap: a norm keeps its input as it came, the adapters of one input share it
+        # (two normed inputs a block), and of the MLP only gate and up are kept.
+        kept = normed + 2 * shape.hidden + queries_and_output + keys_and_values + 2 * shape.intermediate
+        return unit * kept + (inputs if load.dropout > 0 else 0)  # of dropout a mask of one byte
+    if load.device == "cuda" and load.masked:
+        # With a mask, transformers repeats keys and values for each query head, and torch keeps the mask as numbers.
+        keys_and_values = 2 * shape.query_width
+        mask = unit * (load.tokens if load.packed else load.length)
+    else:
+        mask = 0
+    attention = unit * (queries_and_output + keys_and_values) + mask
+    mlp = unit * 3 * shape.intermediate  # gate, activated gate, up
+    norm = 4 * normed  # norms compute in 32 bits and keep that copy
     if load.dropout > 0:
-        adapters += inputs * (adapter_unit + 1)
-    block = attention + mlp + norms + adapters
-    if load.recompute:
-        return tokens * (shape.layers * shape.hidden * unit + block)
-    return tokens * shape.layers * block
+        adapters = inputs * (unit + 1)  # each input thinned out, and a mask of one byte
+    elif _adapter_bytes(load) != unit:
+        adapters = inputs * unit  # each has its own copy: lifted to 32 bits for it, then lowered again
+    else:
+        adapters = unit * (2 * shape.hidden + shape.intermediate)  # shared with each other
+    return attention + mlp + norm + adapters
+
+
+def _activation_bytes(shape: Shape, load: Load) -> tuple[float, float]:
+    """(saved for the backward pass of one micro-batch, needed besides while one block is at work)."""
+    block = load.tokens * _block_bytes(shape, load)
+    # Gradients within the MLP and its adapters, which transformers moves through 32 bits when the adapter has them.
+    if load.unsloth:
+        passing = load.unit * (shape.intermediate + 4 * shape.hidden)
+    elif load.device == "cpu":
+        passing = 0
+    else:
+        passing = (10 if _adapter_bytes(load) != load.unit else 6) * shape.intermediate + 4 * load.unit * shape.hidden
+    passing *= load.tokens
+    if not load.recompute:
+        return shape.layers * block, passing
+    one_input = load.tokens * shape.hidden * load.unit
+    # Unsloth moves the blocks' inputs to the machine's memory and back, through two buffers.
+    kept = 2 * one_input if load.unsloth else shape.layers * one_input
+    return kept, block + passing
+
+
+def logit_tokens(shape: Shape, load: Load) -> int:
+    """Tokens whose scores are at hand at a time."""
+    chunk = LOGIT_TOKENS
+    if load.unsloth:
+        chunk = min(4096, max(_power_of_two(load.tokens * shape.hidden / shape.vocabulary), 512))
+        chunk = max(chunk, min(4096, _power_of_two(UNSLOTH_LOGITS / shape.vocabulary)))
+    return min(chunk, load.tokens)
 
 
 def _logit_bytes(shape: Shape, load: Load) -> float:
-    """A chunk of logits: in the computation's format, in 32 bits, as log-probabilities and as their gradient."""
-    tokens = load.batch_size * load.length
-    chunk = min(CPU_LOGIT_TOKENS if load.device == "cpu" else CHUNK_TOKENS, tokens)
-    unit = 2 if load.device == "cuda" else load.weight_bytes
-    return chunk * shape.vocabulary * (unit + 3 * 4)
+    """A chunk of scores: as computed, and their logarithms or gradient in 32 bits."""
+    return logit_tokens(shape, load) * shape.vocabulary * (load.unit + 4)
 
 
-def _overhead_bytes(shape: Shape, load: Load, rest: float) -> float:
+def _overhead_bytes(shape: Shape, load: Load, held: float, passing: float) -> float:
     if load.device == "cpu":
         # Interpreter, torch and the libraries around it; malloc keeps a third more than is in use, for its blocks are
         # of many lengths (seen with a 135M model in batches of 4 rows up to 457 tokens: 5.1 GiB in float32).
-        return 0.9 * GIB + 0.35 * rest
-    # CUDA context and library workspaces, a tenth of allocator slack, and for 4-bit weights the largest layer unpacked.
+        return 0.9 * GIB + 0.35 * (held + passing)
+    # Workspaces of cuBLAS, small tensors in segments of 2 MiB, and gaps between blocks; for 4-bit weights the largest
+    # layer unpacked.
     largest = max(a * b for a, b in shape.modules.values())
-    unpacked = 2 * 2 * largest if load.method == "qlora" else 0
-    return 0.8 * GIB + 0.1 * rest + unpacked
+    return 0.2 * GIB + 0.01 * passing + (2 * largest if load.method == "qlora" else 0)
+
+
+def _power_of_two(value: float) -> int:
+    """The largest one not above `value`, at least 1."""
+    return 1 << max(0, int(value).bit_length() - 1)

@@ -231,7 +231,7 @@ def _step_down(choices: Choices, job: Job) -> bool:
 
 def _predict(values: dict[str, Any], job: Job, **changed: Any) -> MemoryBreakdown:
     values = {**values, **changed}
-    longest = max(job.lengths)
+    lengths = [min(length, values["max_length"]) for length in job.lengths]
     return memory.predict(
         job.shape,
         memory.Load(
@@ -242,9 +242,11 @@ def _predict(values: dict[str, Any], job: Job, **changed: Any) -> MemoryBreakdow
             targets=tuple(values["target_modules"]),
             dropout=values["dropout"],
             batch_size=values["batch_size"],
-            length=values["max_length"] if values["packing"] else min(values["max_length"], longest),
+            length=values["max_length"] if values["packing"] else max(lengths),
             recompute=values["gradient_checkpointing"] == "on",
             optimizer=values["optimizer"],
+            masked=values["packing"] or (values["batch_size"] > 1 and min(lengths) < max(lengths)),
+            packed=values["packing"],
             weight_bytes=2 if job.hardware.cuda else 4,
         ),
     )
@@ -259,7 +261,7 @@ def _planned_memory(
         low, high = min(*ratios, 1.0) * 0.95, max(*ratios, 1.0) * 1.05
         calibration = f"{len(ratios)} measured runs in this workspace"
     else:
-        low, high = memory.UNCALIBRATED
+        low, high = memory.UNCALIBRATED if hardware.cuda else memory.UNCALIBRATED_CPU
         calibration = "uncalibrated: a count of bytes, not yet checked against runs on this machine"
     budget = hardware.budget_gib
     return PlannedMemory(

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith import checkpoints
 from tunesmith.data.store import DatasetStore
@@ -23,11 +23,12 @@ from tunesmith.errors import InvalidArgument, UserError
 from tunesmith.models.bases import base_folder, prompt_format_for, tokenizer_for
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.runs.supervisor import Supervisor
-from tunesmith.training import continuing, history, reclaiming, recovery
+from tunesmith.training import continuing, facts, history, reclaiming, recovery
 from tunesmith.training.batching import packed_sequences
 from tunesmith.training.choices import count_steps
 from tunesmith.training.diagnosis import diagnose
 from tunesmith.training.examples import Example, refuse_untrained, split_rows, tokenise
+from tunesmith.training.hardware import CONTEXT_GIB
 from tunesmith.training.keeping import keep_model
 from tunesmith.training.process import GIB, keep_freed_memory, peak_ram_gib, usable_cores
 from tunesmith.training.recipe import Recipe
@@ -67,7 +68,7 @@ class Training:
         self._choose_engine()
         need = (self.plan.get("memory") or {}).get("predicted_peak_gib")
         if need is not None and self.plan.get("device") == "cuda":
-            wait_for_room(self.work, need)
+            wait_for_room(self.work, need + CONTEXT_GIB)
         self._train_until_done()
         self.work.check_cancelled()
         return self._finish()
@@ -107,6 +108,16 @@ class Training:
         self.train, self.held_out = tokens_of(split.train), tokens_of(split.eval)
         refuse_untrained([*self.train, *self.held_out], recipe.max_length)
         cut = [example for example in (*self.train, *self.held_out) if example.was_cut]
+        self.facts = facts.measure(
+            split.train,
+            split.eval,
+            self.train,
+            vocabulary=tokenizer.get_vocab_size(),
+            end_token=tokenizer.token_to_id(self.prompt_format.eos),
+        )
+        if self.start is not None and (known := facts.read(work.workspace.runs / self.start.run_id)) is not None:
+            self.facts = self.facts.model_copy(update={"control_before": known.control_before})
+        facts.write(work.run_dir, self.facts)
         self.rows = PlannedRows(train=len(self.train), eval=len(self.held_out), cut=len(cut))
         print(
             f"{len(self.train)} rows to train on, {len(self.held_out)} held out ({split.by}); {len(cut)} cut",
@@ -124,6 +135,8 @@ class Training:
         # cores shared with other programs makes a step several times slower (measured: 49 against 347 tokens/s).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        # Batches of many lengths leave gaps that no later one fits; segments that grow have none. Read by torch.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         keep_freed_memory()
 
     def _choose_engine(self) -> None:
@@ -242,11 +255,27 @@ class Training:
             self.work.progress(f"Measuring the held-out loss of the base on {len(self.measured)} rows")
             # The adapter's B matrices are zero: this is the base's own loss.
             self.watch.measured_before(self.trainer.heldout_loss())
+            self._measure_control("before")
         self.startup_s = time.monotonic() - self.began
         if resume is None:
             self.trainer.train()
         else:
             self._go_on(resume)
+
+    def _measure_control(self, when: Literal["before", "after"]) -> None:
+        """The loss on some held-out rows with their own answers and with each other's: do the answers belong?"""
+        own, exchanged = facts.control_pairs(self.held_out, self.recipe.seed)
+        if not own:
+            return
+        trainer = self.trainer
+        losses = []
+        try:
+            for trainer.held_out in (own, exchanged):
+                losses.append(trainer.heldout_loss())
+        finally:
+            trainer.held_out = self.measured
+        self.facts = facts.with_control(self.facts, when=when, rows=len(own), own=losses[0], exchanged=losses[1])
+        facts.write(self.work.run_dir, self.facts)
 
     def _go_on(self, checkpoint: Path) -> None:
         """Train from a checkpoint to the end, which it may have reached: then only what was left out is made up for."""
@@ -306,6 +335,7 @@ class Training:
         if looks.best_step not in (0, looks.last_step):
             self._load_adapter(checkpoints.folder_of(self.root, looks.best_step))
             after, kept_step = looks.best, looks.best_step
+        self._measure_control("after")
         speed = watch.trained_tokens / max(watch.trained_s, 1e-9)
         peak_gpu, peak_ram = self._peak_gpu(), peak_ram_gib()
         predicted = (self.plan.get("memory") or {}).get("predicted_peak_gib")
@@ -327,7 +357,8 @@ class Training:
                 read_metrics(self.work.run_dir),
                 {"recoveries": [step.model_dump() for step in self.recoveries]},
                 None,
-                self.recipe.model_dump(),
+                self.work.args["recipe"],  # as it was begun: what the recoveries changed is counted from there
+                self.facts,
             ),
             rows=self.rows,
             eval_rows_measured=len(self.measured),

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from datasets import Dataset
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
@@ -22,13 +23,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from tunesmith import checkpoints
 from tunesmith.files import TEMPORARY_PREFIX, raise_if_disk_full
 from tunesmith.training.batching import epoch_order
+from tunesmith.training.engines import head_loss
 from tunesmith.training.engines.loaded import Loaded
 from tunesmith.training.examples import IGNORED, Example
-from tunesmith.training.memory import CPU_LOGIT_TOKENS
 from tunesmith.training.recipe import Recipe
-
-# Models whose scores are the head's product and nothing more (no soft cap, no scale).
-PLAIN_HEADS = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
 class StepOrder(Sampler[int]):
@@ -68,8 +66,7 @@ class Trainer(SFTTrainer):
         self._lengths = lengths
         self._real_tokens: Any = 0
         super().__init__(*args, **kwargs)
-        config = self.model.config if self.model is not None else None
-        self._on_cpu = self.args.use_cpu and getattr(config, "model_type", None) in PLAIN_HEADS
+        self._own_loss = recipe.engine == "transformers" and head_loss.can_take(self.model)
 
     def take_real_tokens(self) -> int:
         """Real tokens trained on since the last call. Waits for the device."""
@@ -130,12 +127,25 @@ class Trainer(SFTTrainer):
             return super()._get_train_sampler(train_dataset)
         return StepOrder(self._lengths, self.recipe.effective_batch, self.recipe.seed)
 
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        logged = self.control.should_log
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+        if logged:
+            tr_loss.zero_()  # the library subtracts it from itself, and one NaN would stay in every later line
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.model is not None and self.model.training:
             mask = inputs.get("attention_mask")
             self._real_tokens = self._real_tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
-            if self._on_cpu and not args and not kwargs.get("return_outputs"):
-                return _cpu_loss(model, inputs, kwargs.get("num_items_in_batch"))
+            if self._own_loss and model is self.model and not args and not kwargs.get("return_outputs"):
+                # The library's forward pass, which this goes around, is where a card's number format is set.
+                with nullcontext() if self.args.use_cpu else self.accelerator.autocast():
+                    return head_loss.loss_of(model, inputs, kwargs.get("num_items_in_batch"))
+            if not self.args.use_cpu and not getattr(self, "aux_loss_enabled", False):
+                # TRL's own also takes accuracy and entropy of each micro-batch off the card, and waits for it each
+                # time. Looked up when called: Unsloth replaces it.
+                inputs["use_cache"] = False
+                return transformers.Trainer.compute_loss(self, model, inputs, *args, **kwargs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
@@ -152,19 +162,20 @@ class Trainer(SFTTrainer):
         model.eval()
         device = next(model.parameters()).device
         pad: Any = self._tokenizer.pad_token_id
-        loss_sum = tokens = 0.0
-        ordered = sorted(self.held_out, key=lambda example: -len(example.input_ids))
+        os.environ["UNSLOTH_RETURN_LOGITS"] = "0"  # whole logits of a batch would be gigabytes
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        tokens = 0
         try:
-            for start in range(0, len(ordered), self.recipe.batch_size):
+            for rows in _evaluation_batches(self.held_out, self.recipe):
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-                batch = _pad(ordered[start : start + self.recipe.batch_size], pad, device)
-                count = int((batch["labels"][:, 1:] != IGNORED).sum())
-                with torch.inference_mode(), self.compute_loss_context_manager():
-                    loss_sum += float(model(**batch).loss) * count
+                count = sum(example.trained_tokens for example in rows)
+                # Not inference_mode: what the kernels keep from here on would be unusable for a backward pass.
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    loss_sum += model(**_pad(rows, pad, device)).loss.double() * count
                 tokens += count
         finally:
             model.train(was_training)
-        return loss_sum / tokens
+        return float(loss_sum) / tokens
 
 
 def build_trainer(
@@ -183,6 +194,10 @@ def build_trainer(
     rebuilds labels. Only packing is left to it, and there `max_length` is the length of a sequence that every row fits.
     """
     cuda = loaded.device == "cuda"
+    # Unsloth's own chunked loss needs its own forward, which TRL's replaces. Unsloth turns packing off, silently, when
+    # this variable asks for whole logits, and a trainer before this one may have set it.
+    loss: dict[str, Any] = {"loss_type": "nll"} if recipe.engine == "unsloth" else {}
+    os.environ["UNSLOTH_RETURN_LOGITS"] = "0"
     config = SFTConfig(
         output_dir=str(root),
         max_steps=steps,
@@ -207,10 +222,12 @@ def build_trainer(
         # What is logged, measured and saved, and when, is decided in one place: the callback.
         logging_strategy="steps",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it waits for the card in each pass, and shows a NaN as a loss of 0
         eval_strategy="no",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **loss,
     )
     trainer = Trainer(
         model=loaded.model,
@@ -231,6 +248,21 @@ def build_trainer(
     return trainer
 
 
+def _evaluation_batches(held_out: Sequence[Example], recipe: Recipe) -> Iterator[list[Example]]:
+    """The held-out rows, longest first, as many at a time as train in one pass.
+
+    With packing a pass trains `batch_size` full sequences, so as many rows as take their tokens, padding included.
+    """
+    ordered = sorted(held_out, key=lambda example: -len(example.input_ids))
+    start = 0
+    while start < len(ordered):
+        rows = recipe.batch_size
+        if recipe.packing:
+            rows = max(rows, rows * recipe.max_length // len(ordered[start].input_ids))
+        yield ordered[start : start + rows]
+        start += rows
+
+
 def _no_room(folder: Path) -> OSError | None:
     """The error of writing a MiB there, if that is what fails."""
     probe = folder / f"{TEMPORARY_PREFIX}room"
@@ -244,35 +276,6 @@ def _no_room(folder: Path) -> OSError | None:
     finally:
         probe.unlink(missing_ok=True)
     return None
-
-
-def _cpu_loss(model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
-    """Cross entropy with scores only where a token is trained.
-
-    TRL's own does that too, in chunks whose scores are always computed twice, and adds the entropy over the
-    vocabulary: 11 % (float32) to 18 % (bfloat16) of a step's time on a CPU.
-
-    Args:
-        items: trained tokens of the whole optimizer step, by which the sum is divided; None: those of this batch.
-    """
-    causal = model.get_base_model()
-    labels = inputs["labels"][:, 1:]
-    trained = labels != IGNORED
-    context = {name: inputs[name] for name in ("attention_mask", "position_ids") if name in inputs}
-    hidden = causal.base_model(input_ids=inputs["input_ids"], use_cache=False, **context).last_hidden_state
-    head = causal.get_output_embeddings()
-
-    def summed_loss(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(head(states).float(), wanted, reduction="sum")
-
-    states, wanted = hidden[:, :-1][trained], labels[trained]
-    if len(wanted) <= CPU_LOGIT_TOKENS:
-        total = summed_loss(states, wanted)
-    else:
-        # A batch of long rows: its scores, kept whole, would take gigabytes.
-        parts = zip(states.split(CPU_LOGIT_TOKENS), wanted.split(CPU_LOGIT_TOKENS), strict=True)
-        total = torch.stack([checkpoint(summed_loss, *part, use_reentrant=False) for part in parts]).sum()
-    return total / (items if items is not None else max(1, len(wanted)))
 
 
 def _pad(examples: Sequence[Example], pad: int, device: Any) -> dict[str, torch.Tensor]:

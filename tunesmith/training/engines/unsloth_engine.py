@@ -18,6 +18,9 @@ def import_problem(run_dir: Path) -> str | None:
     know, a missing compiler), so anything counts as "cannot be used here".
     """
     os.environ.setdefault(CACHE_VARIABLE, str(run_dir / "unsloth_compiled_cache"))
+    # All files are here by now: nothing is to be looked up, counted or waited for on the network.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     try:
         import unsloth  # noqa: F401
     except Exception as error:  # noqa: BLE001 - see above; the reason is recorded with the run
@@ -33,10 +36,12 @@ def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None) -> Loaded
     import torch
     from unsloth import FastLanguageModel
 
+    recompute = "unsloth" if recipe.gradient_checkpointing == "on" else False
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=str(base),
         max_seq_length=recipe.max_length,
         load_in_4bit=recipe.method == "qlora",
+        use_gradient_checkpointing=recompute,
         local_files_only=True,
     )
     model = FastLanguageModel.get_peft_model(
@@ -46,7 +51,7 @@ def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None) -> Loaded
         lora_dropout=recipe.dropout,
         target_modules=list(recipe.target_modules),
         bias="none",
-        use_gradient_checkpointing="unsloth" if recipe.gradient_checkpointing == "on" else False,
+        use_gradient_checkpointing=recompute,
         random_state=recipe.seed,
     )
     dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

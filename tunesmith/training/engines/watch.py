@@ -18,6 +18,7 @@ from tunesmith.training.saved import Looks
 from tunesmith.work import Cancelled, Work
 
 KEEP_CHECKPOINTS = 2
+LOG_EVERY_S = 0.5  # on a card: each line waits for it, and a step may take a few hundredths of a second
 METRIC_FIELDS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "gpu_gib")
 
 
@@ -45,7 +46,7 @@ class Watch(TrainerCallback):
         self.trained_s = 0.0
         self.trained_tokens = 0
         self._best_at: dict[int, int] = {}  # step of a checkpoint → the best step as that checkpoint knows it
-        self._step_began = 0.0
+        self._timed_from: float | None = None  # since when the clock runs; it stops where the card was waited for
         self._speed = 0.0
         self._began = 0.0
         self._began_step = 0
@@ -72,23 +73,23 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began, self._began_step = time.monotonic(), state.global_step
+        self._timed_from = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.work.stop_requested and state.global_step == self._began_step:
             raise Cancelled  # nothing was trained yet, so there is nothing to save
-        self._step_began = time.monotonic()
+        if self._timed_from is None:
+            self._timed_from = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
-        tokens = self.trainer.take_real_tokens()
-        seconds = time.monotonic() - self._step_began
-        self.trained_s += seconds
-        self.trained_tokens += tokens
-        self._speed = tokens / max(seconds, 1e-9)
         last = step >= self.total_steps
-        control.should_log = True
         control.should_evaluate = last or step % self.recipe.eval_steps == 0
         control.should_save = last or step % self.recipe.save_steps == 0
+        pause = control.should_evaluate or control.should_save or self.work.stop_requested
+        control.should_log = pause or args.use_cpu or self._timed() >= LOG_EVERY_S
+        if control.should_log:
+            self._stop_clock()
         if self.work.stop_requested:
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
@@ -167,6 +168,19 @@ class Watch(TrainerCallback):
         if step > 0 and not checkpoints.is_sealed(checkpoints.folder_of(self.root, step)):
             self.trainer.save_now()
         raise Cancelled
+
+    def _timed(self) -> float:
+        return time.monotonic() - self._timed_from if self._timed_from is not None else 0.0
+
+    def _stop_clock(self) -> None:
+        """Count what was trained since the clock began to run, when the card has done it."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds, tokens = self._timed(), self.trainer.take_real_tokens()
+        self._timed_from = None
+        self.trained_s += seconds
+        self.trained_tokens += tokens
+        self._speed = tokens / max(seconds, 1e-9)
 
     def _eta(self, step: int) -> float:
         done = step - self._began_step
