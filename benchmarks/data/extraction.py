@@ -37,6 +37,13 @@ from tunesmith.data.store import DatasetStore
 from tunesmith.workspace import Workspace
 
 Report = dict[str, Any]
+# What the table shows: how wide, and the goal.
+COLUMNS = {
+    "files": (6, ""), "mb": (7, ""), "sections": (9, ""), "accounted": (10, "[≥.995]"), "false_headings": (15, "[0]"),
+    "bodies_lost": (12, "[≤.005]"), "pairs": (8, ""), "found": (8, "[≥.99]"), "language": (9, "[≥.99]"),
+    "same_twice": (11, "[True]"), "recall": (8, "[≥.95]"), "precision": (10, "[≥.95]"), "mb_per_s": (9, "[≥2]"),
+    "peak_mb": (8, "[<300]"),
+}  # fmt: skip
 _FENCE = re.compile(r"^[ \t]*(`{3,})[^\n]*\n.*?^[ \t]*\1[ \t]*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 _FENCE_LINE = re.compile(r"^[ \t]*`{3,}[^\n`]*$", re.MULTILINE)
 _QUOTED = re.compile(r"[「“\"`][^」”\"`]*[」”\"`]")
@@ -47,7 +54,11 @@ _LATIN = re.compile(r"[A-Za-z]+")
 
 def run(folder: Path, workspace: Path) -> Report:
     """Extract in this process; called in a fresh one, so that time and memory are the extraction's own."""
-    space = Workspace(workspace, [folder])
+    first = workspace / "first"
+    first.mkdir(parents=True, exist_ok=True)
+    (first / "note.md").write_text("# Tide\n\nThe tide turns the mill wheel twice a day.\n")
+    space = Workspace(workspace, [folder, first])
+    extract(space, str(first))  # what is loaded on the first call is start-up
     began = time.process_time()
     result = extract(space, str(folder))
     seconds = time.process_time() - began
@@ -82,7 +93,7 @@ def measure(folder: Path, parsers: bool, scratch: Path) -> Report:
         "what": folder.name, "files": len(documents), "mb": round(size, 2), "sections": found["sections"],
         "accounted": (found["used"] + found["skipped"]) / max(found["sections"], 1), "pairs": found["pairs"],
         "mb_per_s": round(size / found["cpu_s"], 2), "peak_mb": round(found["peak_mb"]),
-        "same_twice": found["sha256"] == again["sha256"], **found["by_strategy"],
+        "same_twice": found["sha256"] == again["sha256"], "by_strategy": found["by_strategy"],
     }  # fmt: skip
     report |= answers_and_languages(documents, rows)
     return report | (second_opinion(documents, rows, skips) if parsers else {})
@@ -228,6 +239,23 @@ def peer(python: str, folder: Path, scratch: Path) -> Report:
     }  # fmt: skip
 
 
+def header() -> None:
+    print(f"{'':34}" + "".join(f"{name:>{width}}" for name, (width, _goal) in COLUMNS.items()))
+    print(f"{'goal':34}" + "".join(f"{goal:>{width}}" for width, goal in COLUMNS.values()), flush=True)
+
+
+def shown(report: Report) -> Report:
+    """Print one line of the table as soon as it is known."""
+    cells = (report.get(name, "") for name in COLUMNS)
+    texts = (f"{cell:.4f}" if isinstance(cell, float) and cell <= 1 else str(cell) for cell in cells)
+    widths = (width for width, _goal in COLUMNS.values())
+    print(
+        f"{report['what'][:33]:34}" + "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True)),
+        flush=True,
+    )
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
@@ -241,33 +269,17 @@ def main() -> None:
         return
     if options.parsers:
         sys.path.append(str(options.parsers.resolve()))
+    header()
     reports: list[Report] = []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         folders = [folder.resolve() for folder in options.folders]
-        for folder in folders:
-            reports.append(measure(folder, bool(options.parsers), scratch))
-            print(f"measured {folder.name}", file=sys.stderr)
-        reports.append(planted(scratch))
+        reports += (shown(measure(folder, bool(options.parsers), scratch)) for folder in folders)
+        reports.append(shown(planted(scratch)))
         if options.big_mb:
-            reports.append(big(folders, options.big_mb, scratch))
+            reports.append(shown(big(folders, options.big_mb, scratch)))
         if options.peer:
-            reports += [peer(options.peer, folder, scratch) for folder in folders if any(folder.rglob("*.md"))]
-    columns = {
-        "files": 6, "mb": 7, "sections": 9, "accounted": 10, "false_headings": 15, "bodies_lost": 12, "pairs": 8,
-        "found": 8, "language": 9, "same_twice": 11, "recall": 8, "precision": 10, "mb_per_s": 9, "peak_mb": 8,
-    }  # fmt: skip
-    print(f"{'':34}" + "".join(f"{column:>{width}}" for column, width in columns.items()))
-    print(f"{'goal':34}" + "".join(f"{goal:>{width}}" for goal, width in zip(
-        ("", "", "", "[≥.995]", "[0]", "[≤.005]", "", "[≥.99]", "[≥.99]", "yes", "[≥.95]", "[≥.95]", "[≥2]", "[<300]"),
-        columns.values(), strict=True)))  # fmt: skip
-    for report in reports:
-        cells = (report.get(column, "") for column in columns)
-        shown = (f"{cell:.4f}" if isinstance(cell, float) and cell <= 1 else str(cell) for cell in cells)
-        print(
-            f"{report['what'][:33]:34}"
-            + "".join(f"{cell:>{width}}" for cell, width in zip(shown, columns.values(), strict=True))
-        )
+            reports += [shown(peer(options.peer, folder, scratch)) for folder in folders if any(folder.rglob("*.md"))]
     for report in reports:
         print(json.dumps(report, ensure_ascii=False))
 

@@ -4,6 +4,8 @@ Written from the list of checks alone, as `planted_heldout` was. Each is a real 
 small row of its own; `kind` names the check it resembles.
 """
 
+# ruff: noqa: E501 (tables of text, one entry a line)
+
 from __future__ import annotations
 
 import random
@@ -354,7 +356,7 @@ def look_alikes(pairs: dict[str, list[Pair]], seed: int, count: int) -> Iterator
             restated = c.choice(RESTATED[language][: 4 if q[-1] in ".?!。？！" else 3]).format(q=q, a=a)
             yield Planted("", language, "output_equals_instruction", q, restated)
             q, a = c.choice(own)
-            brief = [part.strip() for _q, a in c.sample(own, 60) for part in pieces(a, language)]
+            brief = [part.strip() for _q, a in c.sample(own, min(60, len(own))) for part in pieces(a, language)]
             brief = [part for part in brief if 21 <= len(part) <= 90 and not part[-2:-1].isdigit()]
             yield Planted("", language, "short_output", q, c.choice(brief))
             _q, a = c.choice(own)

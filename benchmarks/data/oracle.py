@@ -18,6 +18,7 @@ Lines = dict[int, str]
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _HTML_HEADING = re.compile(r"<h[1-6]\b", re.IGNORECASE)
 _RAW_HTML = re.compile(r"<[^<>]*>|<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINK_END = re.compile(r"\]\([^()]*(?:\([^()]*\)[^()]*)*\)|\]\[[^\[\]]*\]")
 _ROLE_NAME = re.compile(r":[\w+.:-]+:(?=`)|\{[\w:.-]+\}(?=`)")
 
@@ -61,7 +62,7 @@ def _markdown(text: str) -> Seen:
         if node.t == "heading" and node.parent.t == "document":
             headings[first] = source.split("\n", first)[first - 1]
         elif node.t == "html_block":
-            for offset, line in enumerate((node.literal or "").split("\n")):
+            for offset, line in enumerate(_COMMENT.sub(_blank, node.literal or "").split("\n")):
                 if _HTML_HEADING.search(line):
                     headings[first + offset] = line
                 elif letters(_RAW_HTML.sub("", line)):

@@ -68,6 +68,16 @@ def real_pairs(folder: Path, language: str) -> list[Pair]:
     return [(join_input(entry["instruction"], entry.get("input") or ""), entry["output"]) for entry in entries]
 
 
+def preference_pairs(folder: Path, language: str) -> list[Pair]:
+    """First question and chosen answer of the preference demos: other writers than Alpaca's."""
+    entries = json.loads((folder / f"dpo_{language}_demo.json").read_text(encoding="utf-8"))
+    return [
+        (entry["conversations"][0]["value"], entry["chosen"]["value"])
+        for entry in entries
+        if len(entry["conversations"]) == 1
+    ]
+
+
 # --- what single rows show ---
 
 
@@ -403,14 +413,20 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=PYTHON", help="a peer and an interpreter that has it"
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the held-out rows")
-    parser.add_argument("--carriers", default="all", choices=["all", "odd", "even"], help="which clean rows carry them")
+    parser.add_argument("--carriers", default="all", choices=["all", "odd", "even", "preference"])
     parser.add_argument("--misses", type=Path, help="write held-out misses and false alarms there, as JSON lines")
     arguments = parser.parse_args()
     pairs = {language: real_pairs(arguments.rows, language) for language in ("en", "zh")}
     parts = {
         "checks": lambda: measure_checks(pairs),
         "heldout": lambda: measure_heldout(
-            pairs, arguments.seed, arguments.carriers, arguments.notes, arguments.misses
+            {language: preference_pairs(arguments.rows, language) for language in pairs}
+            if arguments.carriers == "preference"
+            else pairs,
+            arguments.seed,
+            arguments.carriers,
+            arguments.notes,
+            arguments.misses,
         ),
         "real": lambda: measure_real(pairs, arguments.notes),
         "near": lambda: measure_near(pairs, dict(peer.split("=", 1) for peer in arguments.peer)),

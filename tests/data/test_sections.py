@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from random import Random
 
 import pytest
 
+from tunesmith.data import markdown, markdown_shortcut
 from tunesmith.data.documents import Document, DocumentKind
 from tunesmith.data.headings import in_language, needs_context, without_number
 from tunesmith.data.sections import Outline, Section, outline
@@ -311,3 +313,66 @@ def test_myst_notes_are_read_and_its_machinery_is_not() -> None:
 def test_a_text_file_of_rst_is_read_as_rst() -> None:
     text = "Loggers\n=======\n\n.. note::\n   It is blue.\n"
     assert only(text, "text").blocks[0].text == "It is blue."
+
+
+def test_a_document_that_is_folded_away_keeps_its_headings() -> None:
+    text = "# A\n\n<details>\n<summary>Older</summary>\n\n## B\n\nIt is blue.\n\n## C\n\nIt is red.\n\n</details>\n"
+    assert [section.heading for section in read(text).sections] == ["B", "C"]
+
+
+@pytest.mark.parametrize("body", ["```{include} ../CHANGES.md\n```", "(label)="])
+def test_a_section_of_machinery_alone_is_there_to_be_skipped(body: str) -> None:
+    [section] = [section for section in read(f"# A\n\n{body}\n\n# B\n\nText.\n").sections if section.heading == "A"]
+    assert all(block.linked for block in section.blocks)
+
+
+PIECES = (
+    *("- a\n", "  - b\n", "- c\n\n", "\n  d\n", "    - e\n", "1. f\n", "   - g\n", "2. i\n", "10. j\n", "      k\n"),
+    *(
+        "\n     l\n",
+        "- ",
+        "* ",
+        "1. ",
+        "2) ",
+        "> ",
+        "# ",
+        "## ",
+        "```",
+        "~~~",
+        "---",
+        "===",
+        "***",
+        "a | b\n",
+        "--|--\n",
+    ),
+    *("[x]: http://a", "[^1]: ", "[a](b)", "<div>", "</div>", "<details><summary>Q?</summary>", "</details>", "text"),
+    *(
+        "**bold** x",
+        "`code` z",
+        "1.5 GB",
+        ": def",
+        "~ def",
+        "::: tip",
+        "\n",
+        "\n",
+        "\n",
+        "\n\n",
+        "  ",
+        "    ",
+        "\t",
+        " ",
+    ),
+    *("中文，说明", "[ ] todo", "-", "1.", "#no", "\nline one\nline two\n\n"),
+)
+
+
+def test_the_shortcut_finds_what_the_parser_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(4)
+    texts = ["".join(random.choices(PIECES, k=random.randint(2, 22))) for _ in range(1500)]
+    markdown._parser.cache_clear()
+    found = [markdown.read_markdown(text) for text in texts]
+    markdown._parser.cache_clear()
+    monkeypatch.setattr(markdown_shortcut, "take_shortcuts", lambda _parser: None)
+    expected = [markdown.read_markdown(text) for text in texts]
+    markdown._parser.cache_clear()
+    assert found == expected

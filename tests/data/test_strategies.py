@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ class Notes:
         result = extract(self.workspace, str(self.folder), strategies=strategies or strategy_names(), **options)  # pyright: ignore
         return list(DatasetStore(self.workspace).rows(result.dataset.dataset_id))
 
-    def pairs(self, text: str, *strategies: str, **options: object) -> Pairs:
+    def pairs(self, text: str, *strategies: str, **options: Any) -> Pairs:
         return [(row.instruction, row.output) for row in self.rows(text, *strategies, **options)]
 
 
@@ -275,3 +276,16 @@ def test_a_few_english_words_in_chinese_notes_are_asked_about_in_chinese(notes: 
         "# 速度测试\n\n下表是三种框架的速度。\n\n| 框架 | 速度 |\n|---|---|\n| hf | 3.40 requests per second |\n"
     )
     assert all(any("\u4e00" <= char <= "\u9fff" for char in row.instruction) for row in rows)
+
+
+@pytest.mark.parametrize("body", ["```python\ntrainer = Trainer(model=model)\n```", "$$\nS = a_0 + b_0 + c_0\n$$"])
+def test_code_and_formulas_under_a_chinese_heading_are_asked_about_in_chinese(notes: Notes, body: str) -> None:
+    [row] = notes.rows(f"# 使用 Trainer 训练\n\n{body}\n")
+    assert row.instruction.endswith(("？", "。"))
+
+
+def test_lettered_sites_are_no_answer(notes: Notes) -> None:
+    text = (
+        "# Results\n\nQ4: the harbour was closed.\n\nA: the northern site. B: the southern site. Both are run by us.\n"
+    )
+    assert [row.source.strategy for row in notes.rows(text) if row.source] == ["sections"]

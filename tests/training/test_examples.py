@@ -85,3 +85,10 @@ def test_a_long_row_list_is_tokenised_batch_by_batch_in_order(workspace, tiny_ba
     assert [example.row_id for example in examples] == [row.row_id for row in rows]
     assert len(seen) == 3
     assert tokenizer.decode([t for t in examples[599].labels if t != IGNORED]) == "599"
+
+
+def test_rows_of_one_template_are_divided_all_the_same_and_the_near_copies_are_named():
+    split = split_rows(numbered(24, answer="It is a lamp of the usual kind."), eval_fraction=0.1, seed=42)
+    assert 1 <= len(split.eval) <= 6
+    assert len(split.train) + len(split.eval) == 24
+    assert "near copies" in split.by

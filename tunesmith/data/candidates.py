@@ -68,12 +68,16 @@ class View:
         """Numbers of the blocks that nobody has used."""
         return [number for number in range(len(self.section.blocks)) if number not in self.taken]
 
-    def language(self, body: str) -> Language:
-        """The language to ask in about `body`. A few English words (names, a command) do not make it English."""
+    def language(self, body: str, lead: str = "") -> Language:
+        """The language to ask in about `body`, which `lead` introduces.
+
+        A few English words (names, a command) do not make it English.
+        """
         if self.ask_in != "auto":
             return self.ask_in
         found = main_language(body, self.section.heading or self.title)
-        if found == "en" and len(body) <= _FEW_CHARS and len(body.split()) <= _FEW_WORDS and self._is_chinese:
+        few = found == "en" and len(body) <= _FEW_CHARS and len(body.split()) <= _FEW_WORDS
+        if few and (language_of(lead) == "zh" or self._is_chinese):
             return "zh"
         return found
 

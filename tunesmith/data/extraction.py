@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import pkgutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from tunesmith.data.candidates import AskIn, Candidate, View
 from tunesmith.data.documents import Document, SkippedFile, endings, find, printable, read
 from tunesmith.data.extraction_records import MAX_LISTED, ExtractResult, FileCount, FileSkip, SectionCount, SectionSkip
 from tunesmith.data.llm_extraction import MATERIAL, STRATEGY, PairsByModel
-from tunesmith.data.records import Message, Row, Source
+from tunesmith.data.records import Row
 from tunesmith.data.sections import outline
 from tunesmith.data.skipping import reason_for
 from tunesmith.data.store import DatasetStore
@@ -92,16 +92,18 @@ def extract(
         )
     files = find(workspace, source, include or (), exclude or ())
     tally = _Tally()
-    with tempfile.TemporaryFile(dir=workspace.cache) as sections, tempfile.TemporaryFile(dir=workspace.cache) as rows:
+    with tempfile.TemporaryFile(dir=workspace.cache) as sections:
         for document in _read_all(workspace, files, tally, on_progress):
             _write_sections(document, manner, sections, tally)
         _refuse_nothing_read(source, tally)
         if by_model is not None:
             by_model.ask(workspace.cache, _records(sections), on_progress or (lambda _message, _done, _total: None))
-        _settle(sections, rows, tally, by_model)
-        _refuse_no_example(source, tally)
+        rows = _settle(sections, tally, by_model)
+        first = next(rows, None)
+        if first is None:
+            raise _no_example(source, tally)
         dataset = DatasetStore(workspace).create(
-            _rows(rows),
+            chain((first,), rows),
             name=name or printable(workspace.roots.resolve(source).name),
             created_by="extract_qa",
             extra_files={SKIPPED_FILE: tally.skipped_jsonl(by_model)},
@@ -156,15 +158,16 @@ class _Tally:
         self.reasons[reason] += 1
         self._section_lines += _skip_line(path, lines[0], lines[1], reason)
 
-    def skipped_jsonl(self, by_model: PairsByModel | None) -> bytes:
-        """Every skip, one JSON object a line: files with null lines, then sections, then what a model failed at."""
-        files = b"".join(_skip_line(skip.path, None, None, skip.reason) for skip in self.files_skipped)
-        skips = by_model.skips if by_model is not None else ()
-        return (
-            files
-            + self._section_lines
-            + b"".join(_skip_line(path, lines[0], lines[1], why) for path, lines, why in skips)
-        )
+    def skipped_jsonl(self, by_model: PairsByModel | None) -> Iterator[bytes]:
+        """Every skip, one JSON object a line: files with null lines, then sections, then what a model failed at.
+
+        To be taken after the rows: only then is it known which sections gave none.
+        """
+        for skip in self.files_skipped:
+            yield _skip_line(skip.path, None, None, skip.reason)
+        yield bytes(self._section_lines)
+        for path, lines, why in by_model.skips if by_model is not None else ():
+            yield _skip_line(path, lines[0], lines[1], why)
 
     def result(self, dataset: Any, strategies: Sequence[str], by_model: PairsByModel | None) -> ExtractResult:
         names = strategies if by_model is None else (*strategies, STRATEGY)
@@ -276,10 +279,8 @@ def _records(sections: IO[bytes]) -> Iterator[dict[str, Any]]:
         yield orjson.loads(line)
 
 
-def _settle(sections: IO[bytes], rows: IO[bytes], tally: _Tally, by_model: PairsByModel | None) -> None:
+def _settle(sections: IO[bytes], tally: _Tally, by_model: PairsByModel | None) -> Iterator[Row]:
     """Second pass: one question for each offer. One that would be asked twice names its surroundings."""
-    import orjson
-
     for number, record in enumerate(_records(sections)):
         if by_model is not None:
             by_model.join(number, record)
@@ -294,8 +295,7 @@ def _settle(sections: IO[bytes], rows: IO[bytes], tally: _Tally, by_model: Pairs
             shortened = shortened or offer["shortened"]
             tally.rows += 1
             tally.by_strategy[offer["strategy"]] += 1
-            settled = [question, offer, record["path"], record["sha256"]]
-            rows.write(orjson.dumps(settled, option=orjson.OPT_APPEND_NEWLINE))
+            yield _row(tally.rows, question, offer, record)
         if kept:
             tally.sections_used += 1
             tally.shortened += shortened
@@ -320,25 +320,25 @@ def _settled(offer: dict[str, Any], tally: _Tally) -> tuple[str | None, str]:
     return None, AMBIGUOUS
 
 
-def _rows(settled: IO[bytes]) -> Iterator[Row]:
-    import orjson
-
-    settled.seek(0)
-    for number, line in enumerate(settled, start=1):
-        question, offer, path, sha256 = orjson.loads(line)
-        first_line, last_line = offer["lines"]
-        # All of it was made here: nothing is to be checked.
-        yield Row.model_construct(
-            row_id=f"r{number}",
-            messages=[
-                Message.model_construct(role="user", content=question),
-                Message.model_construct(role="assistant", content=offer["answer"]),
+def _row(number: int, question: str, offer: dict[str, Any], record: dict[str, Any]) -> Row:
+    first_line, last_line = offer["lines"]
+    return Row.model_validate(
+        {
+            "row_id": f"r{number}",
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": offer["answer"]},
             ],
-            source=Source.model_construct(
-                path=path, sha256=sha256, first_line=first_line, last_line=last_line, strategy=offer["strategy"]
-            ),
-            meta=offer.get("meta", {}),
-        )
+            "source": {
+                "path": record["path"],
+                "sha256": record["sha256"],
+                "first_line": first_line,
+                "last_line": last_line,
+                "strategy": offer["strategy"],
+            },
+            "meta": offer.get("meta", {}),
+        }
+    )
 
 
 def _skip_line(path: str, first_line: int | None, last_line: int | None, reason: str) -> bytes:
@@ -349,7 +349,8 @@ def _skip_line(path: str, first_line: int | None, last_line: int | None, reason:
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    """Stands for a text in the sets above, within this process: 64 bits, as in any dictionary of texts."""
+    return hash(text)
 
 
 def _refuse_nothing_read(source: str, tally: _Tally) -> None:
@@ -362,11 +363,9 @@ def _refuse_nothing_read(source: str, tally: _Tally) -> None:
     )
 
 
-def _refuse_no_example(source: str, tally: _Tally) -> None:
-    if tally.rows:
-        return
+def _no_example(source: str, tally: _Tally) -> EmptyInput:
     reasons = _summary(tally.reasons + Counter(skip.reason for skip in tally.files_skipped))
-    raise EmptyInput(
+    return EmptyInput(
         f"No example was found in {tally.files_read} files of {source!r}: {reasons or 'there is no text'}.",
         next="Write headings with some sentences under them, or Q:/A: pairs, and call again.",
     )

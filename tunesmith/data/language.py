@@ -38,6 +38,8 @@ _ENGLISH_WORDS = frozenset(
         has""",
     )
 )
+_ANY_SCRIPT = re.compile(r"[\u0370-\u04ff\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\uac00-\ud7af]")
+_SMALL = {name: frozenset(words.split()) for name, words in _SMALL_WORDS.items()}
 MIN_FOREIGN_WORDS, MIN_FOREIGN_LETTERS = 12, 20
 
 _HAN_RUN = re.compile(f"[{HAN}]+")
@@ -74,19 +76,18 @@ def language_of(text: str) -> Language:
 
 def foreign_language(text: str) -> str | None:
     """The language or script of a text that is plainly neither Chinese nor English; None when there is any doubt."""
-    if not text.isascii():
+    if not text.isascii() and _ANY_SCRIPT.search(text):
         letters = sum(map(str.isalpha, text))
         for name, script in _SCRIPTS.items():
             count = len(script.findall(text))
             # Japanese is written with Han characters too.
             if count >= MIN_FOREIGN_LETTERS and count > (0.3 if name == "Japanese" else 0.6) * letters:
                 return name
+    if " the " in text or "，" in text or "。" in text:  # English, Chinese: most texts
+        return None
     words = [word for word in re.findall(r"[^\W\d_]+", text.lower()) if len(word) > 1]
     if len(words) < MIN_FOREIGN_WORDS or sum(word in _ENGLISH_WORDS for word in words) > 0.1 * len(words):
         return None
     shares = {name: sum(word in small for word in words) / len(words) for name, small in _SMALL.items()}
     name = max(shares, key=shares.__getitem__)
     return name if shares[name] >= 0.2 and len(_SMALL[name].intersection(words)) >= 3 else None
-
-
-_SMALL = {name: frozenset(words.split()) for name, words in _SMALL_WORDS.items()}

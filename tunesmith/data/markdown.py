@@ -146,6 +146,8 @@ class _Reader:
         content = self.tokens[index + 1].content
         first, past = self._span(self.tokens[index])
         if is_machinery(content):
+            if self.parts and isinstance(self.parts[-1], Heading):  # all there is below it, perhaps
+                self.parts.append(pointer(first + self.offset, past + self.offset - 1))
             return
         if "\n" not in content and "](" not in content and content.startswith("#"):
             content = content.lstrip("#")
@@ -180,12 +182,12 @@ class _Reader:
         first, past = token.map or (0, 0)
         kind, language = fence_kind(token.info)
         source = token.content.rstrip("\n")
+        if kind == "machinery":  # contents, included files, generated references
+            return [pointer(first + self.offset, past + self.offset - 1)]
         if not source.strip():
             return []
         if kind == "note":
             return self._note(source, first + self.offset, past + self.offset - 1)
-        if kind == "machinery":  # contents, included files, generated references
-            return [pointer(first + self.offset, past + self.offset - 1)]
         if token.type == "code_block":
             past = first + source.count("\n") + 1
         if language in PROSE_FENCES and code_share(source.split("\n")) < 0.25:
@@ -364,7 +366,8 @@ class _Reader:
         question = " ".join(plain_inline(summary[1]).split()) if summary else ""
         pieces = [plain_inline(after).strip(), *(part.text for part in inner.parts)]
         answer = "\n\n".join(piece for piece in pieces if piece)
-        if not question or not answer:
+        # What is folded away may be a document of its own.
+        if not question or not answer or any(isinstance(part, Heading) for part in inner.parts):
             self.parts += inner.parts
             return
         first, past = self._span(self.tokens[index])[0], self._span(self.tokens[closing])[1]

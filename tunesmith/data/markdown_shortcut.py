@@ -9,6 +9,7 @@ there leave no token.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from markdown_it.common.utils import mdTrim
@@ -48,6 +49,11 @@ _BULLETS = re.compile(rf"(?P<mark>[\-*+]){_entry('', 2)}(?:{_BLANK}(?P=mark){_en
 _NUMBERED = f"(?:{_entry('[0-9](?P=mark)', 3)}|{_entry('[0-9]{2}(?P=mark)', 4)})"
 _NUMBERS = re.compile(rf"(?=[0-9]{{1,2}}(?P<mark>[.)])){_NUMBERED}(?:{_BLANK}{_NUMBERED})*+{_LIST_END}")
 _ITEM = re.compile(r"^(?:[\-*+]|\d{1,2}[.)]) ", re.MULTILINE)
+_WHOLE_HEADING = re.compile(r"(#{1,6}+)[ \t]+([^\n# \t](?:[^\n#]*[^\n# \t])?)[ \t]*(?=\n|\Z)")
+# Nobody looks at more than their kind, so that there need be only one of each.
+_HEADING_END = Token("heading_close", "", -1)
+_PARAGRAPH_END = Token("paragraph_close", "p", -1)
+_LIST_CLOSE = Token("list_close", "", -1)
 _RULES = ("---", "***", "___")
 _TABLE_RULE = ("|", "--", "-:", "-|", ":")
 
@@ -65,6 +71,16 @@ def _shortcut(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     top = state.level == 0 and state.blkIndent == 0 and state.sCount[start] >= 0
     if first in "#`~" and not _table_follows(state, start):
         if first == "#":
+            match = _WHOLE_HEADING.match(state.src, position) if top else None
+            if match:
+                lines = [start, start + 1]
+                state.tokens += (
+                    Token("heading_open", f"h{len(match[1])}", 1, map=lines, markup=match[1]),
+                    Token("inline", "", 0, map=lines, content=match[2]),
+                    _HEADING_END,
+                )
+                state.line = start + 1
+                return True
             return heading(state, start, end, silent)
         if fence(state, start, end, silent):
             return True
@@ -72,9 +88,9 @@ def _shortcut(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         return True
     if not top:
         return _nested_paragraph(state, start, position)
-    if first in "-*+" or (first.isdigit() and first.isascii()):
-        if state.tShift[start] == 0 and _flat_list(state, start, position):
-            return True
+    marked = first in "-*+0123456789" and state.tShift[start] == 0
+    if marked and _flat_list(state, start, position):
+        return True
     match = _PARAGRAPH.match(state.src, position)
     if not match:
         return False
@@ -82,7 +98,7 @@ def _shortcut(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     state.tokens += (
         Token("paragraph_open", "p", 1, map=lines),
         Token("inline", "", 0, map=lines, content=mdTrim(match.group())),
-        Token("paragraph_close", "p", -1),
+        _PARAGRAPH_END,
     )
     state.line = lines[1]
     return True
@@ -129,15 +145,15 @@ def _flat_list(state: StateBlock, start: int, position: int) -> bool:
     match = pattern.match(state.src, position)
     if not match:
         return False
-    written = match.group()
-    past = start + written.count("\n") + 1
+    written = f"{match.group()}\n"
+    past = start + written.count("\n")
     state.tokens.append(Token(f"{name}_open", "", 1, map=[start, past]))
-    item, line = 0, start
-    for following in [*(found.start() for found in _ITEM.finditer(written))][1:] + [len(written) + 1]:
+    items = [found.start() for found in _ITEM.finditer(written)]
+    line = start
+    for item, following in pairwise([*items, len(written)]):
         beyond = line + written.count("\n", item, following)
-        beyond = past if following > len(written) else beyond
         state.tokens.append(Token("list_item_open", "li", 0, map=[line, beyond], level=1))
-        item, line = following, beyond
-    state.tokens.append(Token(f"{name}_close", "", -1))
+        line = beyond
+    state.tokens.append(_LIST_CLOSE)
     state.line = past
     return True

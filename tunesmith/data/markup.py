@@ -25,7 +25,7 @@ def term_of(raw: str) -> tuple[str, str, bool]:
 
     Unmarked, a term is a few words before a colon or dash. Two empty strings where there is no term.
     """
-    match = _TERM.match(raw)
+    match = _TERM.match(raw) if raw.startswith(("*", "_", "`")) else None
     if match:
         term = match["term"].rstrip()
         if match["rest"] and (match["sep"] or term.endswith((":", "："))):

@@ -40,6 +40,11 @@ _MAY_POINT = re.compile(
     r"|参[考见阅照]|[另详]见|查看|阅读|更多|相关|完整|文档",
     re.IGNORECASE,
 )
+# The same at a glance: looking for plain words is many times as fast.
+_WORDS = (
+    *("see", "ref", "check out", "visit", "read", "learn", "info", "detail", "related", "doc", "source"),
+    *("参考", "参见", "参阅", "参照", "另见", "详见", "查看", "阅读", "更多", "相关", "完整", "文档"),
+)
 _LINK_MARKS = ("](", "][", "://", ":`", "}`", "`_", "\x03")
 _BELOW = re.compile(
     r"[\s*_(（]*(?:see (?:below|above|next|notes?)\b.{0,40}|as (?:above|below)|n/?a|tbd|todo"
@@ -53,7 +58,10 @@ def without_pointing(source: str) -> str:
 
     Links are those of Markdown, MyST and reStructuredText, or stand between `\\x03` and `\\x04` (HTML).
     """
-    if not any(mark in source for mark in _LINK_MARKS) or not _MAY_POINT.search(source):
+    if not any(mark in source for mark in _LINK_MARKS):
+        return source
+    lower = source.lower()
+    if not any(word in lower for word in _WORDS) or not _MAY_POINT.search(source):
         return source
     return _SENTENCE.sub(lambda match: "\n" * match.group().count("\n"), source)
 

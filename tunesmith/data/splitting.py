@@ -52,26 +52,28 @@ def split(workspace: Workspace, dataset_id: str, *, eval_fraction: float = 0.1, 
     return store.create(rows, name=parent.name, created_by="split_dataset", parents=[dataset_id])
 
 
-def held_out_rows(rows: Iterable[Row], eval_fraction: float, seed: int) -> set[int]:
+def held_out_rows(rows: Iterable[Row], eval_fraction: float, seed: int, *, copies_together: bool = True) -> set[int]:
     """The positions of the rows that `split` would set aside; empty when all rows belong together.
 
     Args:
         rows: in any number and order; their own `split` is not looked at.
         eval_fraction: of the rows, above 0 and below 1.
+        copies_together: whether near copies stay on one side, as in `split`; otherwise only sections do.
     """
-    groups = _groups(rows, seed)
+    groups = _groups(rows, seed, copies_together)
     return _chosen(groups, sum(map(len, groups)), eval_fraction) if len(groups) > 1 else set()
 
 
-def _groups(rows: Iterable[Row], seed: int) -> list[list[int]]:
+def _groups(rows: Iterable[Row], seed: int, copies_together: bool = True) -> list[list[int]]:
     """Row numbers that must stay together, in the order of their hashes."""
     repeats, sections = Repeats(), _Sections()
     digests: list[bytes] = []
     for number, row in enumerate(rows):
-        repeats.add(row)
+        if copies_together:
+            repeats.add(row)
         sections.add(number, row)
         digests.append(hashlib.sha256(row_text(row).encode("utf-8")).digest())
-    connected = repeats.clusters()
+    connected = repeats.clusters() if copies_together else Components(len(digests))
     sections.join(connected)
     members: dict[int, list[int]] = defaultdict(list)
     for number in range(len(digests)):

@@ -86,12 +86,13 @@ def plain_inline(text: str, references: Collection[str] = ()) -> str:
     """
     if not _SPECIAL.search(text):
         return _without_trailing(text)
-    if "`" in text and not _SPECIAL_BUT_CODE.search(_CODE.sub("", text)):
-        return _without_trailing(text)  # code spans are all there is, and they stay
     kept: list[str] = []
     keep = _keeper(kept)
     if "`" in text:
-        text = _CODE.sub(lambda match: keep(match.group()), text)
+        around = _CODE.sub(lambda match: keep(match.group()), text)
+        if not _SPECIAL_BUT_CODE.search(around):
+            return _without_trailing(text)  # code spans are all there is, and they stay
+        text = around
     if "\\" in text:
         text = text.replace("\\\n", "\n")
         text = _ESCAPE.sub(lambda match: keep(match.group(1)), text)

@@ -66,9 +66,13 @@ def split_rows(rows: Iterable[Row], *, eval_fraction: float, seed: int) -> Split
         by = "the dataset's own split"
     else:
         chosen = held_out_rows(rows, eval_fraction, seed)
+        by = f"whole sections drawn with seed {seed}"
+        if not 0 < len(chosen) <= max(MIN_EVAL_ROWS, 3 * round(len(rows) * eval_fraction)):
+            # Rows made from a template: kept together they would leave nothing, or far too much, on one side.
+            chosen = held_out_rows(rows, eval_fraction, seed, copies_together=False)
+            by += "; many rows are near copies of one another, so held-out rows have near copies in training"
         train = [row for number, row in enumerate(rows) if number not in chosen]
         held_out = [row for number, row in enumerate(rows) if number in chosen]
-        by = f"whole sections drawn with seed {seed}"
     if len(train) < MIN_TRAIN_ROWS or len(held_out) < MIN_EVAL_ROWS:
         raise EmptyInput(
             f"{len(rows)} rows give {len(train)} to train on and {len(held_out)} held out; "

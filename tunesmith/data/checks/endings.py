@@ -12,8 +12,9 @@ import re
 
 from tunesmith.data.language import HAN
 
-MIN_CUT_WIDTH = 40  # a Han character counts as two
+MIN_CUT_CHARS = 40
 SHORT_CUT_CHARS = 16
+CLOSING_LINE = 60  # a line of its own, shorter than this, is a closing word rather than a sentence cut short
 NEAREST = 4  # lines that stand nearest tell how this one should end
 VERY_LONG_WORDS = 13
 LONG_WORDS, LONG_HAN = 9, 14  # from these on a line is a sentence, not a title
@@ -51,7 +52,7 @@ _INNER_NUMBER = re.compile(r"(?:[.!?]\s+|[。！？]\s*)[0-9]{1,2}[.、]\Z")
 _SIGN_OFF = re.compile(
     r"(?:[Rr]egards|[Ww]ishes|[Ss]incerely|[Yy]ours|[Ll]ove|[Tt]hanks|[Cc]heers),\s*[A-Z][\w. ]{0,40}\Z"
 )
-_HASHTAG = re.compile(r"(?:^|\s)#\w+\Z")
+_NAME_END = re.compile(r"(?:^|\s)[#.@]\w+\Z")  # #topic, .org, @name
 _REFERENCE = re.compile(r"[+(]?[0-9A-Z]{0,2}[0-9][0-9() -]{5,}\Z")  # a telephone number, an account
 _ELLIPSIS = re.compile(r"(?:\.{3,}|…+)\Z")
 _GOES_ON = re.compile(f"[a-z{HAN},，]\\s?(?:\\.{{3}}|…+)\\Z")
@@ -73,13 +74,13 @@ _FENCED = re.compile(r"^ {0,3}```.*?^ {0,3}```", re.MULTILINE | re.DOTALL)
 def truncation(output: str) -> str | None:
     """Why an answer seems to break off, or None."""
     text = output.rstrip()
-    if len(text) + (0 if text.isascii() else len(_HAN.findall(text))) < MIN_CUT_WIDTH:
+    if len(text) < MIN_CUT_CHARS:
         return _broken_off(text)
     before, _, last = text.rpartition("\n")
     last = last.strip()
     if before.strip() and _BARE_ITEM.fullmatch(last):
         return "The answer ends with the number of an item that is missing."
-    if _INNER_NUMBER.search(last):
+    if _INNER_NUMBER.search(last[-8:]):
         return "The answer ends with the number of an item that is missing."
     if len(FENCE.findall(before)) % 2:
         # A fence that was left open far above is another matter: what stands last is prose.
@@ -88,7 +89,9 @@ def truncation(output: str) -> str | None:
     if not last or last.startswith(("```", "~~~", "|", "#", ">", ":::", "{%")):
         return None
     if _ELLIPSIS.search(last):
-        # A sequence of numbers, paths or records goes on like that.
+        # A sequence of numbers, paths or records goes on like that, and a story's last line may fade out.
+        if len(last) < CLOSING_LINE and before.rstrip()[-1:] in _END:
+            return None
         cut = len(text) >= 200 and _GOES_ON.search(last) and not CODE_LIKE.search(last)
         return "The answer breaks off with an ellipsis." if cut else None
     end = last[-1]
@@ -101,7 +104,7 @@ def truncation(output: str) -> str | None:
     code = bool(CODE_LIKE.search(plain)) and not (said and (word or _HAN.match(end)))
     if end in _OPEN_END or _opens_quote(last):
         return None if code and end in ":=+/&{[" else f"The answer ends with {end!r}."
-    if _SIGNED.search(last) or _SIGN_OFF.search(last) or _REFERENCE.search(last) or _HASHTAG.search(last):
+    if _SIGNED.search(last) or _SIGN_OFF.search(last) or _REFERENCE.search(last) or _NAME_END.search(last):
         return None
     if word and word[0] in _DANGLING_WORDS and " " in last and not _is_stranded(word[0], text):
         return "The answer ends in the middle of a sentence."

@@ -35,10 +35,11 @@ _PAGE_TAG = re.compile(
     re.MULTILINE,
 )
 _PLACEHOLDER = re.compile(
-    r"\{\{[^{}\n]{1,60}\}\}"
+    r"(?<!\$)\{\{(?=[^{}\n]{0,58}[^\W_]{2})[^{}\n]{1,60}\}\}"
+    r"|\{%-? *\w{2,20}[._][\w.]{1,30} *-?%\}"
     r"|(?<![A-Za-z])(?:TODO|FIXME|TBD)(?![A-Za-z])(?! ?(?:list|app|item|清单|列表|应用|项))"
     r"|[Ll]orem [Ii]psum"
-    r"|(?<![A-Za-z0-9./:_-])(?<!Bowl )(?<!Part )(?<!Chapter )(?<!Book )(?<!Volume )(?:X{3,}|x{4,})(?![A-Za-z0-9])"
+    r"|(?=X{3}|x{4})(?<![A-Za-z0-9./:_-])(?<!Bowl )(?<!Part )(?<!Chapter )(?<!Book )(?:X{3,}|x{4,})(?![A-Za-z0-9])"
     r"|<(?:NAME|EMAIL|DATE|ADDRESS|COMPANY|PHONE|CITY|URL|FIRST NAME|LAST NAME|FULL NAME|COMPANY NAME)>"
     r"|[（(](?:insert|Insert|INSERT)\s(?:an? |the |your )?(?:example|name|date|link|text|number|address|company|image"
     r"|title)\b[^()\n]{0,30}[)）]"
@@ -64,7 +65,30 @@ _LETTER_PLACEHOLDER = re.compile(
     r"|Signature|Position|Job Title|City|State|City, State(?:,? Zip(?: Code)?)?|Street Address)\](?!\()"
 )
 # What templates fill in, by itself in a line of prose: `${product}`, `%(user)s`, `{name}`.
-_WANTS_TEMPLATE = re.compile(r"(?i)\btemplate|placeholder|fill[- ]in|模板|占位|范本|填空")
+# One of these is in every placeholder; looking for them first saves most texts the patterns.
+_PLACEHOLDER_MARKS = (
+    *(
+        "{{",
+        "{%",
+        "[",
+        "【",
+        "<",
+        "XX",
+        "xxx",
+        "××",
+        "某某",
+        "TODO",
+        "FIXME",
+        "TBD",
+        "orem ",
+        "your_",
+        "your-",
+        "待",
+        "此处",
+    ),
+    *("示例文本", "占位文本", "(insert", "(Insert", "(INSERT", "to be ", "__", "您的", "你的"),
+)
+_WANTS_TEMPLATE = re.compile(r"(?i)\btemplate|(?<![\[<{(])placeholder|fill[- ]in|模板|占位符?[^）)\]】]|范本|填空")
 _VARIABLE = re.compile(
     r"\$\{[A-Za-z_][\w.]{1,30}\}|%\([A-Za-z_]\w{1,30}\)s|(?<![A-Za-z0-9_{}$\\])\{[A-Za-z_]{3,30}\}(?!\})"
 )
@@ -74,6 +98,7 @@ _ASKS_FOR_TEMPLATE = re.compile(
     r"|模板|变量|脚本|代码|程序|函数|命令|集合|表达式"
 )
 # A blank to write in, within a sentence. Forms and exercises have them rightly.
+_WORDS = re.compile(rf"[A-Za-z]{{2,}}[ :] ?[A-Za-z_]{{2,}}|[{HAN}]{{2}}")
 _BLANK = re.compile(r"(?<=[ \w:：,，])_{5,}|_{5,}(?=[ \w,，.。])")
 _ASKS_FOR_BLANKS = re.compile(
     r"(?i)blank|form\b|quiz|survey|worksheet|template|question|contract|exercise|test|letter|puzzle|riddle|__"
@@ -98,20 +123,31 @@ def wording_findings(row: Row, instruction: str, output: str) -> Iterator[Findin
     if problem := _markdown_residue(instruction, output, prose):
         yield Finding("markdown_residue", problem)
     asked = _CODE.sub(" ", instruction) if "`" in instruction else instruction
-    if _WANTS_TEMPLATE.search(instruction):
-        pass  # what is to be filled in was asked for
-    elif _PLACEHOLDER.search(prose) or _LETTER_PLACEHOLDER.search(prose):
-        yield Finding("placeholder", "The answer holds a placeholder that was never filled in.")
-    elif _has_variable(instruction, prose) or (
-        "_____" in prose and _BLANK.search(prose) and not _ASKS_FOR_BLANKS.search(instruction)
-    ):
-        yield Finding("placeholder", "The answer holds a blank that was never filled in.")
-    elif _PLACEHOLDER.search(asked) or _has_variable(instruction, asked):
-        yield Finding("placeholder", "The question holds a placeholder that was never filled in.")
+    if (problem := _placeholder(instruction, asked, prose)) and not _WANTS_TEMPLATE.search(instruction):
+        yield Finding("placeholder", problem)
     if problem := truncation(output):
         yield Finding("truncated_output", problem)
     if problem := _mismatch(row, prose):
         yield Finding("language_mismatch", problem)
+
+
+def _placeholder(instruction: str, asked: str, prose: str) -> str | None:
+    if any(mark in prose for mark in _PLACEHOLDER_MARKS) and (
+        _PLACEHOLDER.search(prose) or _LETTER_PLACEHOLDER.search(prose)
+    ):
+        return "The answer holds a placeholder that was never filled in."
+    if _has_variable(instruction, prose) or _has_blank(instruction, prose):
+        return "The answer holds a blank that was never filled in."
+    if any(mark in asked for mark in _PLACEHOLDER_MARKS) and _PLACEHOLDER.search(asked):
+        return "The question holds a placeholder that was never filled in."
+    return "The question holds a blank that was never filled in." if _has_variable(instruction, asked) else None
+
+
+def _has_blank(instruction: str, prose: str) -> bool:
+    """Whether a sentence holds a blank to write in; rules and drawings are made of underscores too."""
+    if "_____" not in prose or _ASKS_FOR_BLANKS.search(instruction):
+        return False
+    return any(_BLANK.search(line) and "|" not in line and _WORDS.search(line) for line in prose.split("\n"))
 
 
 def _has_variable(instruction: str, prose: str) -> bool:
@@ -156,7 +192,7 @@ def _markdown_residue(instruction: str, output: str, prose: str) -> str | None:
         return "The answer ends with a heading that nothing follows."
     if _RULE_END.search(output):
         return "The answer ends with a rule."
-    if _PAGE_MARKUP.search(prose):
+    if any(mark in prose for mark in ("[", "{", ":::", "!!!", "参照文档")) and _PAGE_MARKUP.search(prose):
         return "Markup of the page is left: an image, a footnote, a block of the site's own or a link within the notes."
     # A page that was asked for is the answer itself.
     if ("<" in prose or "&" in prose) and _PAGE_TAG.search(prose) and not _MARKUP_TAG.search(prose):
@@ -192,6 +228,8 @@ def _mismatch(row: Row, answer: str) -> str | None:
     turned = asked == "zh" and answered != "other" and _turns_english(answer)
     if turned:
         answered = "en"
+    if asked == "en" and answered == "zh" and len(_HAN.findall(question)) >= 6:
+        return None  # asked in Chinese, about an English text
     if answered in (asked, "other"):
         # Too little is known about the other languages lumped together as "other".
         return None

@@ -22,6 +22,7 @@ _ANSWER = re.compile(
     rf"{_MARK}(?:A|Answer|Ans|答|回答|解答|答案)\s?\d{{0,3}}\s?(?:[】\])）]\s?[:：]?|[:：.、)])\s*(?P<text>.*)",
     re.IGNORECASE,
 )
+_CHOICES = re.compile(rf"{_MARK}A\s?[:：.、)].*[\s。；]B\s?[:：.、)]")  # "A: the northern site. B: the southern site."
 _MAY_ASK = re.compile(_Q, re.IGNORECASE)
 _ASKED = re.compile(r"[?？][\s*_）)】\]]*$")
 _QUESTION_COLUMN = re.compile(r"(?:common |frequent )?(?:questions?|q|faqs?)|(?:常见)?问题|问|提问|疑问", re.IGNORECASE)
@@ -83,7 +84,7 @@ def _pairs(view: View) -> Iterator[_Pair]:
                 pair = _Pair(line, line, [question["text"]], blocks={number})
             elif pair is None:
                 continue
-            elif answer and not pair.answered:
+            elif answer and not pair.answered and not _CHOICES.match(text):
                 pair.answered = True
                 pair.answer.append(answer["text"])
             elif pair.answered:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tunesmith.data.answers import Answer, compose, introduces, without_introduction
 from tunesmith.data.candidates import MIN_ANSWER_CHARS, Candidate, View
 from tunesmith.data.headings import is_passed_over, needs_context
-from tunesmith.data.language import Language
+from tunesmith.data.language import Language, language_of
 from tunesmith.data.questions import ask, ask_about, in_context, is_question, pick
 from tunesmith.data.sections import Block
 
@@ -25,6 +25,8 @@ _METADATA = re.compile(
     r"\d{4}[-/年]\d{1,2}[-/月]\d{1,2}日?|(?:日期|作者|标签|分类|更新|版本|阶段|主题|Date|Author|Tags?|Updated|Version|Status|Category)\s*[:：].{0,40}",
     re.IGNORECASE,
 )
+_FORMULA = re.compile(r"\$\$[^$]{1,2000}+\$\$|\$[^$\n]{1,200}+\$")
+_LETTER = re.compile(r"[^\W\d_]")
 _ZH_PARTS = ("关于{h}，「{l}」具体是怎样的？", "{h}：请说明「{l}」。", "在{h}里，「{l}」怎么讲？")
 _EN_PARTS = ('About {h}: what should I know about "{l}"?', '{h}: explain "{l}".', 'What is said about "{l}" in {h}?')
 
@@ -54,7 +56,12 @@ def _candidate(view: View, lead: str, part: Sequence[Block]) -> Candidate | None
     if answer is None or len(answer.text) < MIN_ANSWER_CHARS:
         return None
     prose = "\n".join(block.text for block in part if block.is_prose)
-    language = view.language(prose or lead or answer.text)
+    # Code and formulas are in no language, unless their comments are Chinese: one asks in that of the words above.
+    said = _FORMULA.sub("", prose) if "$" in prose else prose
+    above = (name for name in (lead, view.section.heading) if _LETTER.search(name))
+    if not _LETTER.search(said):
+        said = answer.text if language_of(answer.text) == "zh" else next(above, answer.text)
+    language = view.language(said, lead)
     only_code = all(block.kind == "code" for block in part)
     questions = _ask_part(view, language, lead) if lead else ask_about(view, language, code=only_code)
     about = f"{view.heading(language)}\x1f{lead}".lower()
