@@ -150,3 +150,36 @@ def test_an_import_that_takes_longer_goes_on_and_names_the_call_that_has_its_res
     assert text.startswith("[still_running] The import goes on in run_")
     assert (run["state"], run["result"]["rows"]) == ("succeeded", 20)
     assert run["next"].startswith("score_dataset(")
+
+
+def test_a_list_of_datasets_shorter_than_asked_for_goes_on_where_it_ended(
+    drive: Drive, server: TunesmithServer
+) -> None:
+    made = [stored(server.services.workspace, clean_rows(1)).dataset_id for _ in range(70)]
+
+    async def talk(client: Client) -> list[str]:
+        found: list[str] = []
+        cursor = None
+        while True:
+            result = await client.call_tool("list_datasets", {"limit": 100, "cursor": cursor})
+            assert result.structured_content is not None
+            assert len(result.content) == 1  # nothing was cut after the page was made
+            found += [entry["dataset_id"] for entry in result.structured_content["datasets"]]
+            assert result.structured_content["total"] == len(made)
+            cursor = result.structured_content["next_cursor"]
+            if cursor is None:
+                return found
+
+    assert drive(talk) == made[::-1]
+
+
+@pytest.mark.parametrize("chars", [99, 20_001])
+def test_an_answer_length_that_extraction_would_refuse_is_refused_before_the_run(
+    drive: Drive, server: TunesmithServer, notes: Path, chars: int
+) -> None:
+    async def talk(client: Client) -> Any:
+        result = await client.call_tool("extract_qa", {"source": str(notes), "max_answer_chars": chars})
+        assert result.is_error
+        return server.services.runs.workspace.database.read("SELECT COUNT(*) AS n FROM runs")[0]["n"]
+
+    assert drive(talk) == 0

@@ -204,16 +204,29 @@ def _glob_part(part: str) -> str | None:
     index = 0
     while index < len(part):
         char = part[index]
-        closing = part.find("]", index + 2) if char == "[" else -1
+        closing = part.find("]", index + (3 if part[index + 1 : index + 2] == "!" else 2)) if char == "[" else -1
         if char == "*":
             found += "[^/]*"
         elif char == "?":
             found += "[^/]"
         elif closing > 0:
-            inner = part[index + 1 : closing].replace("\\", "\\\\")
-            found += f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
+            found += _glob_set(part[index + 1 : closing])
             index = closing
         else:
             found += re.escape(char)
         index += 1
     return found
+
+
+def _glob_set(inner: str) -> str:
+    """What stands between brackets as a regular expression: `a-c` is a range, a leading `!` means any other."""
+    negated = inner.startswith("!")
+    found = ""
+    for first, last, single in re.findall(r"(.)-(.)|(.)", inner.removeprefix("!"), re.DOTALL):
+        if single:
+            found += re.escape(single)
+        elif first <= last:
+            found += f"{re.escape(first)}-{re.escape(last)}"
+    if not found:  # only ranges that run backwards, in which nothing lies
+        return "[^/]" if negated else "(?!)"
+    return f"[^/{found}]" if negated else f"[{found}]"

@@ -47,7 +47,8 @@ def _checked(examples: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
             checked = Example.model_validate(fields, strict=True)
         except ValidationError as error:
             problems += [
-                f"examples[{number}].{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()
+                f"examples[{number}].{'.'.join(map(str, entry['loc']))[:60]}: {entry['msg']}"
+                for entry in error.errors()
             ]
             continue
         problems += [

@@ -154,6 +154,8 @@ def from_row(row: Row, format: Format, *, conversational: bool = False) -> dict[
     if row.split is not None:
         record["split"] = row.split
     for name, value in (row.meta.get("extra") or {}).items():
+        if name == "split" and row.split is not None:
+            continue  # it was split anew since; its field says what it was before
         if name in record:
             raise NotExpressible(f"it has a field {name!r} of its own, which {format} uses for something else")
         record[name] = value

@@ -28,6 +28,7 @@ PROGRESS_ROWS = 2000
 SMALL_BYTES = 16 * 2**20
 DETECTION_ROWS = 200
 SPLITS = ("train", "eval")
+_EVAL_SPLITS = ("evaluation", "validation", "valid", "val", "dev", "test")
 _FILE_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz", ".zip")
 _PACKED_ENDINGS = (".gz", ".parquet")
 OnProgress = Callable[[str, int, int], None]
@@ -178,7 +179,7 @@ class _Reader:
                 self._reject(line, str(error))
                 continue
             if self._split is not None:
-                if row.split not in (None, self._split):
+                if _named_split(row) not in (None, self._split):
                     self.other_splits += 1
                     continue
                 row.split = "train" if self._split == "train" else "eval"
@@ -225,6 +226,17 @@ class _Reader:
                 next="Leave split out, or name the other one.",
             )
         return EmptyInput(f"{source!r} holds no rows.", next="Give a file with rows in it.")
+
+
+def _named_split(row: Row) -> str | None:
+    """The split that the row says it is of, by our names where it has one; None when it says nothing."""
+    if row.split is not None:
+        return row.split
+    named = (row.meta.get("extra") or {}).get("split")
+    if not isinstance(named, str) or not named.strip():
+        return None
+    name = named.strip().lower()
+    return "eval" if name in _EVAL_SPLITS else name
 
 
 def _prevailing(head: list[tuple[int, dict[str, Any] | RowRejected]]) -> Format | None:

@@ -15,7 +15,7 @@ ROWS_SHOWN = 50
 PAGE_CHARS = 19_000
 CHARACTER_BYTES = 4
 MAX_REPORT_BYTES = 64 * 2**20
-_CURSOR = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_CURSOR = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 
 
 def rows_page(datasets: DatasetStore, dataset_id: str, cursor: str | None) -> str:
@@ -56,11 +56,11 @@ def report_page(datasets: DatasetStore, dataset_id: str, cursor: str | None) -> 
                 next="Leave cursor out for the first page, then pass the next_cursor of the page before.",
             )
         start = int(cursor)
-    score = {} if start else {name: _brief(value) for name, value in report.items()}
+    score = {} if cursor is not None else {name: _brief(value) for name, value in report.items()}
     room = PAGE_CHARS - len(json.dumps(score, ensure_ascii=False)) - 500
     entries = [json.dumps(row, ensure_ascii=False) for row in rows[start : start + 500]]
-    kept = max(_fitting(entries, room), 1) if room > 0 or start else 0
-    following = str(start + kept) if start + kept < len(rows) and start + kept else None
+    kept = _fitting(entries, room) if room > 0 else 0  # a long score has its page for itself
+    following = str(start + kept) if start + kept < len(rows) else None
     rest = {**score, "next_cursor": following, "flagged_rows": len(rows)}
     return _page(f"datasets://{dataset_id}/report", "rows", entries[:kept], rest)
 

@@ -15,7 +15,7 @@ from tunesmith.data.store import DatasetStore
 from tunesmith.errors import InvalidArgument, UserError
 from tunesmith.models.rendering import RenderedRow
 from tunesmith.runs.records import Run
-from tunesmith.tools.services import CURSOR, DATASET, LIMIT, WAIT, Services, ToolSpec, start
+from tunesmith.tools.services import CURSOR, DATASET, LIMIT, WAIT, Services, ToolSpec, fitting, start
 
 Strategy = Literal["sections", "faq", "docstrings", "reflections", "definitions", "tables"]
 ALL_STRATEGIES: list[Strategy] = ["sections", "faq", "docstrings", "reflections", "definitions", "tables"]
@@ -83,7 +83,7 @@ def tools(services: Services) -> list[ToolSpec]:
         include: Globs = None,
         exclude: Globs = None,
         language: Annotated[Literal["auto", "zh", "en"], Field(description="Of the questions.")] = "auto",
-        max_answer_chars: Annotated[int, Field(ge=50, le=20_000, description="Longest answer, characters.")] = 1500,
+        max_answer_chars: Annotated[int, Field(ge=100, le=20_000, description="Longest answer, characters.")] = 1500,
         llm: Annotated[
             dict[str, Any] | None,
             Field(description="{model, base_url?, pairs_per_section=3}: it adds pairs."),
@@ -305,6 +305,8 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when you need an id. Example: list_datasets(). Next: preview_dataset.
         """
         found, following, total = store.page(limit, cursor)
+        if (kept := fitting(found)) < len(found):
+            found, following, total = store.page(kept, cursor)
         return DatasetPage(datasets=found, next_cursor=following, total=total)
 
     return [

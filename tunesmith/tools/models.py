@@ -14,7 +14,7 @@ from tunesmith.machine.ollama import OllamaClient
 from tunesmith.models.catalogue import BASES
 from tunesmith.models.store import ModelStore
 from tunesmith.runs.records import Record, Run
-from tunesmith.tools.services import CURSOR, LIMIT, MODEL, TRAINED, WAIT, Services, ToolSpec, start
+from tunesmith.tools.services import CURSOR, LIMIT, MODEL, TRAINED, WAIT, Services, ToolSpec, fitting, start
 
 
 class ListedModel(Record):
@@ -94,8 +94,10 @@ def tools(services: Services) -> list[ToolSpec]:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and int(cursor[:9]) <= len(found)):
             raise InvalidArgument("cursor is not one that list_models gave.", next="Leave it out for the first page.")
         first = int(cursor or 0)
-        following = str(first + limit) if first + limit < len(found) else None
-        return ModelPage(models=found[first : first + limit], next_cursor=following, total=len(found), notes=notes)
+        page = found[first : first + limit]
+        after = first + fitting(page)
+        following = str(after) if after < len(found) else None
+        return ModelPage(models=found[first:after], next_cursor=following, total=len(found), notes=notes)
 
     async def export_gguf(
         model: Annotated[str, TRAINED],

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from tunesmith.runs.records import Run
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.runs.watching import Watcher
 from tunesmith.workspace import Workspace
+
+PAGE_BUDGET = 17_000  # characters: a result holds at most 20,000
 
 WAIT = Field(ge=0, le=50, description="Seconds to wait; then it runs on.")
 LIMIT = Field(ge=1, le=100, description="Entries a page.")
@@ -48,6 +51,16 @@ class ToolSpec:
     destructive: bool = False
     idempotent: bool = False
     open_world: bool = False
+
+
+def fitting(items: Sequence[BaseModel]) -> int:
+    """How many items of a page a result has room for, one at least; the cursor must then be of so many."""
+    used = 0
+    for kept, item in enumerate(items):
+        used += len(json.dumps(item.model_dump(mode="json"), ensure_ascii=False))
+        if kept and used > PAGE_BUDGET:
+            return kept
+    return len(items)
 
 
 async def wait_for(services: Services, run_id: str, wait_s: float, **view: Any) -> Run:

@@ -11,7 +11,7 @@ from tunesmith.errors import InvalidArgument
 from tunesmith.machine.records import MachineReport
 from tunesmith.runs import measurements
 from tunesmith.runs.records import Kind, Record, Run, State
-from tunesmith.tools.services import CURSOR, DATASET, LIMIT, RUN, WAIT, Services, ToolSpec, start, wait_for
+from tunesmith.tools.services import CURSOR, DATASET, LIMIT, RUN, WAIT, Services, ToolSpec, fitting, start, wait_for
 from tunesmith.training.records import AssumedGpu, Diagnosis, Plan
 
 RECIPE = Field(
@@ -137,6 +137,8 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when you need an id. Example: list_runs(kind="train"). Next: get_run.
         """
         found, following, total = runs.page(kind=kind, state=state, limit=limit, cursor=cursor)
+        if (kept := fitting(found)) < len(found):
+            found, following, total = runs.page(kind=kind, state=state, limit=kept, cursor=cursor)
         return RunPage(runs=found, next_cursor=following, total=total)
 
     def cancel_run(run_id: Annotated[str, RUN]) -> Run:
