@@ -380,7 +380,7 @@ def _work(runs: Supervisor, kind: str, args: dict[str, Any], *, quiet: bool) -> 
     from rich.console import Console
 
     from tunesmith import cli_follow, cli_text
-    from tunesmith.tools.services import worker_command
+    from tunesmith.work import worker_command
 
     run_id = runs.submit(kind, worker_command("data"), args)
     console = Console(stderr=True, highlight=False, quiet=quiet)

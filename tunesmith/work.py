@@ -32,6 +32,12 @@ RESERVE = "reserve"  # a file in the run's folder that is given up to write down
 RESERVE_BYTES = 128 * 1024
 
 
+def worker_command(room: str) -> list[str]:
+    """How a room's worker is started; the run's folder follows."""
+    # -P: the folder the server was started in must not stand before the library.
+    return [sys.executable, "-P", "-m", f"tunesmith.{room}.worker"]
+
+
 class Cancelled(BaseException):
     """Raised in a worker that was asked to stop. Not an `Exception`: libraries must not swallow it."""
 

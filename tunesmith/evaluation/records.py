@@ -7,12 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.data.records import Message
-
-
-class Record(BaseModel):
-    """A record whose fields are all known: an unexpected field is an error, not a surprise."""
-
-    model_config = ConfigDict(extra="forbid")
+from tunesmith.records import Record
 
 
 class Question(Record):

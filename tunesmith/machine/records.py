@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Record(BaseModel):
-    """A record whose fields are all known: an unexpected field is an error, not a surprise."""
-
-    model_config = ConfigDict(extra="forbid")
+from tunesmith.records import Record
 
 
 class TorchFacts(Record):

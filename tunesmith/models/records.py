@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tunesmith.records import Record
 
 FileKind = Literal["adapter", "merged", "gguf", "lora_gguf", "modelfile"]
-
-
-class Record(BaseModel):
-    """A record whose fields are all known: an unexpected field is an error, not a surprise."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelFile(Record):

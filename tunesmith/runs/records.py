@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tunesmith.records import Record
 
 State = Literal["queued", "starting", "running", "cancelling", "succeeded", "failed", "cancelled", "lost"]
 Kind = Literal["extract", "import", "score", "clean", "split", "write", "train", "export", "register", "compare"]
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class Progress(Record):

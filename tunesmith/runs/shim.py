@@ -40,6 +40,8 @@ PERSIST_S = 600.0  # how long a full disk or a held database is waited for befor
 class Worker(Protocol):
     """What a shim needs of the process it supervises."""
 
+    @property
+    def exit_code(self) -> int | None: ...
     def ended(self, wait_s: float) -> bool: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
@@ -51,6 +53,11 @@ class OwnWorker:
     def __init__(self, run_id: str, child: subprocess.Popen[bytes]) -> None:
         self.run_id = run_id
         self.child = child
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the worker that has ended; negative for a signal."""
+        return self.child.returncode
 
     def ended(self, wait_s: float) -> bool:
         try:
@@ -69,6 +76,8 @@ class OwnWorker:
 
 class AdoptedWorker:
     """A worker that another shim started: known by its pid and start time, or by its environment."""
+
+    exit_code = None  # only a parent is told
 
     def __init__(self, run_dir: Path, pid: int | None, started: float | None) -> None:
         self.run_dir = run_dir
@@ -140,14 +149,14 @@ class Shim:
             return
         started = process.started_at(child.pid)
         _persist(lambda: self.store.record(self.run_id, worker_pid=child.pid, worker_started=started))
-        self._supervise(OwnWorker(self.run_id, child), child)
+        self._supervise(OwnWorker(self.run_id, child))
 
-    def _supervise(self, worker: Worker, child: subprocess.Popen[bytes] | None = None) -> None:
+    def _supervise(self, worker: Worker) -> None:
         """Wait for the worker's end and write down what it was."""
         forced = self._wait(worker)
         # A child of the worker may outlive it and hold memory, a card and the lock.
         worker.kill()
-        exit_code = None if child is None else child.returncode
+        exit_code = worker.exit_code
         # The room kept for the end of a run on a full disk.
         (self.run_dir / RESERVE).unlink(missing_ok=True)
         ended = {"exit_code": exit_code, "forced": forced, "at": utc_now()}

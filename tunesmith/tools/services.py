@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import BaseModel, Field
 from tunesmith.runs.records import Run
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.runs.watching import Watcher
+from tunesmith.work import worker_command
 from tunesmith.workspace import Workspace
 
 PAGE_BUDGET = 17_000  # characters: a result holds at most 20,000
@@ -68,12 +68,6 @@ async def wait_for(services: Services, run_id: str, wait_s: float, **view: Any) 
     if wait_s > 0:
         await services.watcher.wait_until_ended(run_id, wait_s)
     return await anyio.to_thread.run_sync(lambda: services.runs.view(run_id, **view))
-
-
-def worker_command(room: str) -> list[str]:
-    """How a room's worker is started."""
-    # -P: the folder the server was started in must not stand before the library.
-    return [sys.executable, "-P", "-m", f"tunesmith.{room}.worker"]
 
 
 async def start(services: Services, kind: str, room: str, args: dict[str, Any], wait_s: float, **options: Any) -> Run:

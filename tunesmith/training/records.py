@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from tunesmith.records import Record
 from tunesmith.training.recipe import Recipe
-
-
-class Record(BaseModel):
-    """A record whose fields are all known: an unexpected field is an error, not a surprise."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class AssumedGpu(Record):

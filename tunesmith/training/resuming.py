@@ -16,7 +16,6 @@ does not fit (optimizer, weight_decay, engine), another schedule (scheduler, war
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from tunesmith.training.continuing import CHECKPOINTS, ancestry, no_checkpoint
 from tunesmith.training.recipe import Recipe, parse_options
 from tunesmith.training.reclaiming import superseded_by
 from tunesmith.training.saved import Saved
+from tunesmith.work import worker_command
 
 CHANGEABLE = (
     "epochs",
@@ -77,7 +77,7 @@ def resume_run(runs: Supervisor, run_id: str, changes: Mapping[str, Any], *, ide
     return runs.submit(
         "train",
         # -P: the folder the server was started in must not stand before the library.
-        [sys.executable, "-P", "-m", "tunesmith.training.worker"],
+        worker_command("training"),
         {} if repeated else _arguments(runs, row, spec["args"], options.given()),
         slots=row.slots,  # the same devices
         environment=spec.get("environment"),
