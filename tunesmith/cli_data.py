@@ -153,7 +153,9 @@ def extract(  # noqa: PLR0917 - typer passes options by name
 
 def import_file(  # noqa: PLR0917 - typer passes options by name
     source: Annotated[str, typer.Argument(help="A JSON, JSONL, CSV or Parquet file, also .gz, or a Hub id.")],
-    format: Annotated[str, typer.Option(help="auto, alpaca, sharegpt, messages or prompt_completion.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="auto, alpaca, sharegpt, messages, prompt_completion or preference.")
+    ] = "auto",
     name: Named = None,
     split: Annotated[str | None, typer.Option(help="Take only this split: train or eval.")] = None,
     as_json: AsJson = False,
@@ -306,7 +308,7 @@ def split(
 
 def export(  # noqa: PLR0917 - typer passes options by name
     dataset: Ds,
-    format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or prompt_completion.")],
+    format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages, prompt_completion or preference.")],
     path: Annotated[Path | None, typer.Option(help="A .jsonl or .json file; default: beside the rows.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     as_json: AsJson = False,

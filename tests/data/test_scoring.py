@@ -27,7 +27,8 @@ PROMISED = re.findall(
     r"\w+",
     """empty_instruction, empty_output, short_output, long_output, exact_duplicate, near_duplicate, conflicting_answers,
     output_equals_instruction, markdown_residue, placeholder, truncated_output, encoding_damage, language_mismatch,
-    pii, secret, train_eval_leak, low_diversity, format_inconsistent, too_few_rows, too_many_rows, over_max_length""",
+    pii, secret, train_eval_leak, low_diversity, format_inconsistent, too_few_rows, too_many_rows, over_max_length,
+    rejected_missing, empty_rejected, rejected_equals_chosen""",
 )
 
 

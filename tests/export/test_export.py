@@ -290,7 +290,7 @@ def test_the_users_own_llama_quantize_comes_first(tmp_path: Path) -> None:
 
 def test_a_fully_trained_model_needs_no_merging(tiny: Tiny) -> None:
     record = tiny.model(method="full")
-    trained = tiny.folder(record) / "adapter"
+    (tiny.folder(record) / "adapter").rename(trained := tiny.folder(record) / "weights")
     shutil.rmtree(trained)
     shutil.copytree(tiny.base, trained)
     held_out = HeldOut([[QUESTION, {"role": "assistant", "content": "The tank is low."}]], "builtin")
@@ -298,6 +298,8 @@ def test_a_fully_trained_model_needs_no_merging(tiny: Tiny) -> None:
     assert result.merge_kld is None
     assert result.files[0].mean_kld is not None
     assert result.files[0].mean_kld < 0.01
+    assert not (tiny.folder(record) / "merged").exists()
+    assert "from the trained 16/32-bit weights" in Path(result.card).read_text()
     with pytest.raises(NotSupported, match="no adapter"):
         export_model(tiny.workspace, record.model_id, adapter_only=True)
 

@@ -1,25 +1,29 @@
-"""The bases that are known without asking, and the choice among them."""
+"""The bases that are known without asking."""
 
 from __future__ import annotations
 
 import pytest
 
-from tunesmith.models.catalogue import BASES, KnownBase, choose_base, find
+from tunesmith.models.catalogue import BASES, KnownBase, find, suggest
 
-# Published sizes, from the models' own cards, in billions; to the digits they give.
+# Published sizes, from the models' own cards and reports, in billions; to the digits they give. Of Gemma 3 that sees:
+# embeddings and the rest of the text part, as its report has them.
 PUBLISHED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 0.135,
     "HuggingFaceTB/SmolLM2-360M-Instruct": 0.362,
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": 1.71,
+    "HuggingFaceTB/SmolLM3-3B": 3.08,
     "Qwen/Qwen2.5-0.5B-Instruct": 0.49,
     "Qwen/Qwen2.5-1.5B-Instruct": 1.54,
     "Qwen/Qwen2.5-3B-Instruct": 3.09,
     "Qwen/Qwen2.5-7B-Instruct": 7.61,
     "Qwen/Qwen2.5-14B-Instruct": 14.7,
     "Qwen/Qwen2.5-32B-Instruct": 32.5,
+    "Qwen/Qwen2.5-72B-Instruct": 72.7,
     "Qwen/Qwen3-0.6B": 0.6,
     "Qwen/Qwen3-1.7B": 1.7,
     "Qwen/Qwen3-4B": 4.0,
+    "Qwen/Qwen3-4B-Instruct-2507": 4.0,
     "Qwen/Qwen3-8B": 8.2,
     "Qwen/Qwen3-14B": 14.8,
     "Qwen/Qwen3-32B": 32.8,
@@ -28,9 +32,15 @@ PUBLISHED = {
     "meta-llama/Llama-3.1-8B-Instruct": 8.03,
     "meta-llama/Llama-3.3-70B-Instruct": 70.6,
     "mistralai/Mistral-7B-Instruct-v0.3": 7.25,
+    "mistralai/Mistral-Nemo-Instruct-2407": 12.2,
+    "mistralai/Mistral-Small-24B-Instruct-2501": 23.6,
     "google/gemma-3-270m-it": 0.27,
     "google/gemma-3-1b-it": 1.0,
+    "google/gemma-3-4b-it": 0.675 + 3.209,
+    "google/gemma-3-12b-it": 1.012 + 10.759,
+    "google/gemma-3-27b-it": 1.416 + 25.600,
     "microsoft/Phi-3-mini-4k-instruct": 3.8,
+    "microsoft/Phi-3.5-mini-instruct": 3.8,
     "microsoft/Phi-4-mini-instruct": 3.8,
     "microsoft/phi-4": 14.7,
 }
@@ -63,26 +73,29 @@ def test_the_embedded_base_is_as_its_file_says(embedded_base: object) -> None:
     assert {name: config[name] for name in known.config()} == known.config()
 
 
-def test_without_a_card_the_embedded_model_is_chosen_and_chinese_is_warned_of() -> None:
-    model, reason = choose_base({"en": 90, "zh": 10, "other": 0}, None, cuda=False)
-    assert (model, "Warning" in reason) == ("embedded", False)
-    model, reason = choose_base({"zh": 80, "en": 20}, None, cuda=False)
-    assert model == "embedded"
-    assert "80% of the rows are Chinese" in reason
-    assert "English" in reason
-
-
 @pytest.mark.parametrize(
-    ("budget", "size"), [(80.0, "7B"), (15.0, "7B"), (7.6, "3B"), (5.5, "1.5B"), (3.5, "0.5B"), (None, "1.5B")]
+    ("written", "meant"),
+    [
+        ("qwen2.5:7b", "Qwen/Qwen2.5-7B-Instruct"),
+        ("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Llama 3.2 3B", "meta-llama/Llama-3.2-3B-Instruct"),
+        ("gemma-3-4b", "google/gemma-3-4b-it"),
+        ("gpt-9-turbo-preview", None),
+    ],
 )
-def test_with_a_card_the_largest_that_trains_comfortably_is_chosen(budget: float | None, size: str) -> None:
-    model, reason = choose_base({"zh": 60, "en": 40}, budget, cuda=True)
-    assert model == f"Qwen/Qwen2.5-{size}-Instruct"
-    assert "60% of the rows are Chinese" in reason
-    if size == "3B":
-        assert "research" in reason
+def test_a_base_is_guessed_from_the_ways_people_write_it(written: str, meant: str | None) -> None:
+    assert suggest(written) == meant
 
 
-def test_a_tiny_card_gets_the_embedded_model() -> None:
-    assert choose_base({"en": 1}, 2.0, cuda=True)[0] == "embedded"
-    assert choose_base({}, 2.0, cuda=True)[0] == "embedded"
+def test_what_fetching_a_base_costs_counts_the_part_that_sees() -> None:
+    sizes = {base.model_id: base.download_gb for base in BASES}
+    assert sizes["Qwen/Qwen2.5-7B-Instruct"] == 15.2
+    assert sizes["google/gemma-3-4b-it"] == pytest.approx(8.6, abs=0.05)
+
+
+def test_every_entry_says_what_a_user_must_know() -> None:
+    for base in BASES:
+        assert base.licence
+        assert base.languages
+        assert base.template in ("chatml", "llama3", "mistral", "gemma", "phi")
+    assert {base.family for base in BASES if base.gated} == {"Llama 3", "Gemma 3"}

@@ -134,14 +134,19 @@ class _Cleaning:
             yield from self._repeats.exact_duplicates()
         elif name == "conflicting_answers":
             yield from (position for position, _answers in self._repeats.conflicting())
+        elif name == "rejected_missing":
+            yield from self._repeats.rejected_missing()
         elif name == "train_eval_leak":
             yield from self._repeats.leaks(threshold, say=say)
 
     def _edited(self, number: int, row: Row) -> tuple[Row, set[str]]:
         why: set[str] = set()
         messages = [self._edited_message(number, message, why) for message in row.messages]
+        rejected = row.rejected
+        if rejected is not None:
+            rejected = self._edited_message(number, Message(role="assistant", content=rejected), why).content
         meta = _redact_within(row.meta, self._redacted, why) if row.meta and self._redacted else row.meta
-        return (row.model_copy(update={"messages": messages, "meta": meta}) if why else row), why
+        return (row.model_copy(update={"messages": messages, "rejected": rejected, "meta": meta}) if why else row), why
 
     def _edited_message(self, number: int, message: Message, why: set[str]) -> Message:
         content, checks = redact(message.content, self._redacted) if self._redacted else (message.content, set())

@@ -36,7 +36,7 @@ def read_csv(file: io.TextIOWrapper, name: str) -> Records:
             return _csv_rows(csv.reader(file, delimiter=delimiter, strict=True), columns, before)
     raise BadInput(
         f"{name} is not JSON, JSONL or Parquet, and its first line names no columns of a known format.",
-        next="Give rows with instruction and output, messages, conversations, or prompt and completion.",
+        next="Give rows with instruction and output, messages, conversations, prompt and completion, or two answers.",
     )
 
 

@@ -53,8 +53,8 @@ def _checked(examples: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
             continue
         problems += [
             f"examples[{number}].{field} is empty"
-            for field in ("instruction", "output")
-            if not getattr(checked, field).strip()
+            for field in ("instruction", "output", "rejected")
+            if (text := getattr(checked, field)) is not None and not text.strip()
         ]
         problems += [
             f"examples[{number}].{field} holds a lone surrogate"
@@ -66,7 +66,7 @@ def _checked(examples: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise InvalidArgument(
             f"Examples cannot be added: {shown}.",
-            next="Give each example as {instruction, output, input?, system?}, all text.",
+            next="Give each example as {instruction, output, input?, system?, rejected?}, all text.",
         )
     return good
 
@@ -78,4 +78,6 @@ def _row(example: Example) -> Row:
     ]
     if example.system:
         messages.insert(0, Message(role="system", content=example.system))
-    return Row(row_id="", messages=messages, meta={"input": example.input} if example.input else {})
+    return Row(
+        row_id="", messages=messages, rejected=example.rejected, meta={"input": example.input} if example.input else {}
+    )

@@ -37,7 +37,9 @@ def export_dataset(
     """Write a dataset's rows in another tool's format.
 
     Args:
-        format: alpaca, sharegpt, messages or prompt_completion.
+        format: alpaca, sharegpt, messages, prompt_completion or preference. Where every row has a rejected answer,
+            alpaca and sharegpt hold both answers, as LLaMA-Factory's rankings do; the others but preference hold the
+            chosen one.
         path: a file ending in .jsonl (one object a line) or .json (one array), in a folder under
             an allowed root; default: `exports/FORMAT.jsonl` beside the dataset's rows.
         overwrite: replace a file that is there.
@@ -48,14 +50,22 @@ def export_dataset(
         PathRefused: the path may not be written.
         Conflict: the file exists.
         NotSupported: another ending.
-        BadInput: a row cannot be said in that format; the first is named and nothing is written.
+        BadInput: a row cannot be said in that format; the first is named and nothing is written. For preference,
+            rows without a rejected answer are counted.
     """
     chosen, target = check_export(workspace, dataset_id, format=format, path=path, overwrite=overwrite)
     store = DatasetStore(workspace)
     conversational = chosen == "prompt_completion" and not all(is_plain_pair(row) for row in store.rows(dataset_id))
-    records = _records(store, dataset_id, chosen, conversational)
+    dataset = store.get(dataset_id)
+    if chosen == "preference" and dataset.pairs < dataset.rows:
+        raise BadInput(
+            f"{dataset.rows - dataset.pairs} of {dataset.rows} rows have no rejected answer. Nothing was written.",
+            next="Use another format, or leave those rows out with clean_dataset (drop=['rejected_missing']).",
+        )
+    ranking = dataset.pairs == dataset.rows and chosen in ("alpaca", "sharegpt")
+    records = _records(store, dataset_id, chosen, conversational=conversational, ranking=ranking)
     if on_progress is not None:
-        records = _telling(records, store.get(dataset_id).rows, on_progress)
+        records = _telling(records, dataset.rows, on_progress)
     with open_atomic(target) as file:
         rows, size, sha256, fields = _write(file, records, as_array=target.suffix.lower() == ".json")
     return ExportResult(
@@ -63,7 +73,8 @@ def export_dataset(
         rows=rows,
         bytes=size,
         sha256=sha256,
-        llama_factory=dataset_info(target, chosen, fields, conversational=conversational),
+        rejected_left_out=0 if ranking or chosen == "preference" else dataset.pairs,
+        llama_factory=dataset_info(target, chosen, fields, conversational=conversational, ranking=ranking),
     )
 
 
@@ -86,13 +97,15 @@ def check_export(
     return chosen, target
 
 
-def _records(store: DatasetStore, dataset_id: str, format: Format, conversational: bool) -> Iterator[dict[str, Any]]:
+def _records(
+    store: DatasetStore, dataset_id: str, format: Format, *, conversational: bool, ranking: bool
+) -> Iterator[dict[str, Any]]:
     # One shape for the whole file: a column that is text here and a list there, or that first comes up after
     # some thousand rows, can't be loaded.
     with_system = format == "alpaca" and _has_system(store.rows_path(dataset_id))
     for row in store.rows(dataset_id):
         try:
-            record = from_row(row, format, conversational=conversational)
+            record = from_row(row, format, conversational=conversational, ranking=ranking)
         except NotExpressible as error:
             raise BadInput(
                 f"Row {row.row_id} cannot be written as {format}: {error}. Nothing was written.",

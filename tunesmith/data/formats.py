@@ -1,9 +1,10 @@
-"""The four ways people write training rows, to and from the canonical messages.
+"""The five ways people write training rows, to and from the canonical messages.
 
     alpaca             {"instruction", "input", "output", "system"?, "history"?: [[question, answer], …]}
     sharegpt           {"conversations": [{"from", "value"}, …], "system"?}
     messages           {"messages": [{"role", "content"}, …]}
     prompt_completion  {"prompt", "completion"}, both text, or both lists of messages
+    preference         {"prompt", "chosen", "rejected"}, lists of messages; how else it is read: see `preference.py`
 
 What else a row carries is kept in `meta["extra"]` (fields of the row) and
 `meta["turns"]` (fields of a message, by its number) and written back on export,
@@ -13,31 +14,31 @@ so that a round trip gives the row that went in. Spellings are not kept: synonym
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from tunesmith.data.fields import (
+    NotExpressible,
+    Role,
+    RowRejected,
+    decoded,
+    holds_surrogate,
+    join_input,
+    kind_of,
+    list_of,
+    present,
+    read_messages,
+    refuse_deep,
+    split_input,
+    text_of,
+)
+from tunesmith.data.preference import ANSWERS, split_texts, taken_apart, with_rejected
 from tunesmith.data.records import Message, Row
 
-Format = Literal["alpaca", "sharegpt", "messages", "prompt_completion"]
+Format = Literal["alpaca", "sharegpt", "messages", "prompt_completion", "preference"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-Role = Literal["system", "user", "assistant"]
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-}
 _SHAREGPT_NAMES = {"system": "system", "user": "human", "assistant": "gpt"}
-_TOOL_ROLES = {"tool", "function", "function_call", "observation", "ipython", "tool_call", "tool_response"}
-_TOOL_FIELDS = ("tool_calls", "function_call", "tool_call_id")
 _CONVERSATION_FIELDS = ("conversations", "conversation")
 _OUTPUT_FIELDS = ("output", "response")
 _INPUT_FIELDS = ("input", "context")
@@ -48,37 +49,12 @@ _PAIRS = (
     ("query", "response"),
     ("input", "output"),
 )
-MAX_NESTING = 50
-INPUT_SEPARATOR = "\n\n"
-
-
-class RowRejected(ValueError):
-    """A row that is not what its format says. The text is the reason, for people."""
-
-
-class NotExpressible(ValueError):
-    """A row that the wanted format has no words for. The text is the reason, for people."""
-
-
-def join_input(instruction: str, input: str) -> str:
-    """The user message of an Alpaca row. The only place that joins the two."""
-    if not input.strip():
-        return instruction
-    return f"{instruction}{INPUT_SEPARATOR}{input}" if instruction else input
-
-
-def split_input(content: str, input: str) -> tuple[str, str]:
-    """The instruction and input that `join_input` made `content` of; all of it and "" if it was edited since."""
-    if not input.strip():
-        return content, input
-    if content == input:
-        return "", input
-    suffix = INPUT_SEPARATOR + input
-    return (content[: -len(suffix)], input) if content.endswith(suffix) else (content, "")
 
 
 def detect(record: Mapping[str, Any]) -> Format | None:
     """The format one row is written in, by its fields; None when it is none of them."""
+    if all(name in record for name in ANSWERS):
+        return "preference"
     if "messages" in record:
         return "messages"
     if any(name in record for name in _CONVERSATION_FIELDS):
@@ -99,6 +75,9 @@ def to_row(record: Mapping[str, Any], format: Format, row_id: str = "") -> Row:
     rest = dict(record)
     meta: dict[str, Any] = {}
     turns: dict[str, Any] = {}
+    rejected, rejected_fields = None, {}
+    if format == "preference":
+        rest, format, rejected, rejected_fields = taken_apart(split_texts(rest))
     if format == "alpaca":
         messages = _from_alpaca(rest, meta)
     elif format == "prompt_completion":
@@ -107,50 +86,49 @@ def to_row(record: Mapping[str, Any], format: Format, row_id: str = "") -> Row:
         messages = _from_conversation(rest, format, turns)
     split = rest.pop("split") if rest.get("split") in ("train", "eval") else None
     if rest:
-        _refuse_deep(rest)
+        refuse_deep(rest)
         meta["extra"] = rest
+    if rejected_fields:
+        turns["rejected"] = rejected_fields
     if turns:
-        _refuse_deep(turns)
+        refuse_deep(turns)
         meta["turns"] = turns
     roles = [role for role, _content in messages]
     for wanted in ("user", "assistant"):
         if wanted not in roles:
-            hint = " (preference data is not supported)" if "chosen" in record else ""
-            raise RowRejected(f"the conversation has no {wanted} message{hint}")
-    if any(holds_surrogate(content) for _role, content in messages):
+            raise RowRejected(f"the conversation has no {wanted} message")
+    if any(holds_surrogate(content) for content in (rejected or "", *(content for _role, content in messages))):
         raise RowRejected("a text holds a lone surrogate, which is not valid Unicode")
     return Row(
         row_id=row_id,
         messages=[Message(role=role, content=content) for role, content in messages],
+        rejected=rejected,
         split=split,
         meta=meta,
     )
 
 
-def holds_surrogate(text: str) -> bool:
-    """Whether `text` cannot be written as UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def from_row(row: Row, format: Format, *, conversational: bool = False) -> dict[str, Any]:
-    """One row as `format` writes it.
+def from_row(row: Row, format: Format, *, conversational: bool = False, ranking: bool = False) -> dict[str, Any]:
+    """One row as `format` writes it. A rejected answer is written by preference, and where `ranking` says so.
 
     Args:
         conversational: for prompt_completion, write lists of messages instead of two texts.
+        ranking: for alpaca and sharegpt, write both answers, as LLaMA-Factory reads them.
 
     Raises:
         NotExpressible: with the reason.
     """
     if format == "alpaca":
         record = _as_alpaca(row)
-    elif format == "prompt_completion":
-        record = _as_prompt_completion(row, conversational)
+    elif format in ("prompt_completion", "preference"):
+        record = _as_prompt_completion(row, conversational or format == "preference")
     else:
         record = _as_conversation(row, format)
+    if format == "preference" or (ranking and format in ("alpaca", "sharegpt")):
+        if row.rejected is None:
+            raise NotExpressible("it has no rejected answer")
+        fields = (row.meta.get("turns") or {}).get("rejected", {})
+        record = with_rejected(record, row.rejected, fields, format)
     if row.split is not None:
         record["split"] = row.split
     for name, value in (row.meta.get("extra") or {}).items():
@@ -189,15 +167,15 @@ def dialogue(row: Row) -> tuple[str | None, list[tuple[str, str]]]:
 
 
 def _from_alpaca(rest: dict[str, Any], meta: dict[str, Any]) -> list[tuple[Role, str]]:
-    instruction = _text(rest, "instruction")
-    output = _text(rest, _present(rest, _OUTPUT_FIELDS, "output"))
+    instruction = text_of(rest, "instruction")
+    output = text_of(rest, present(rest, _OUTPUT_FIELDS, "output"))
     input_field = next((name for name in _INPUT_FIELDS if name in rest), None)
     input_text = ""
     if input_field is not None:
-        input_text = _text(rest, input_field, null_is_empty=True)
+        input_text = text_of(rest, input_field, null_is_empty=True)
         meta["input"] = input_text
     messages: list[tuple[Role, str]] = []
-    if system := _text(rest, "system", null_is_empty=True) if "system" in rest else "":
+    if system := text_of(rest, "system", null_is_empty=True) if "system" in rest else "":
         messages.append(("system", system))
     history = rest.pop("history", None) or []
     for turn in history if isinstance(history, list) else [None]:
@@ -212,10 +190,10 @@ def _from_alpaca(rest: dict[str, Any], meta: dict[str, Any]) -> list[tuple[Role,
 
 def _from_conversation(rest: dict[str, Any], format: str, turns: dict[str, Any]) -> list[tuple[Role, str]]:
     fields = ("messages",) if format == "messages" else (*_CONVERSATION_FIELDS, "messages")
-    name = _present(rest, fields, fields[0])
-    messages = _messages(_list(rest.pop(name), name), turns)
+    name = present(rest, fields, fields[0])
+    messages = read_messages(list_of(rest.pop(name), name), turns)
     if format == "sharegpt" and "system" in rest:
-        system = _text(rest, "system", null_is_empty=True)
+        system = text_of(rest, "system", null_is_empty=True)
         if system:
             if messages and messages[0][0] == "system":
                 raise RowRejected("there is a system field and a system turn")
@@ -230,62 +208,27 @@ def _from_prompt_completion(rest: dict[str, Any], turns: dict[str, Any]) -> list
     pair = next((pair for pair in _PAIRS if pair[0] in rest and pair[1] in rest), None)
     if pair is None:
         raise RowRejected("there is no prompt with a completion")
-    prompt, completion = (_decoded(rest.pop(name)) for name in pair)
+    prompt, completion = (decoded(rest.pop(name)) for name in pair)
     messages: list[tuple[Role, str]] = []
     if isinstance(prompt, list):
-        messages += _messages(prompt, turns)
+        messages += read_messages(prompt, turns)
     elif isinstance(prompt, str):
         messages.append(("user", prompt))
     else:
-        raise RowRejected(f"{pair[0]} is {_kind(prompt)}, not text")
+        raise RowRejected(f"{pair[0]} is {kind_of(prompt)}, not text")
     if isinstance(completion, list):
         if len(completion) != 1:
             raise RowRejected(f"{pair[1]} holds {len(completion)} messages; write such rows as messages")
         last: dict[str, Any] = {}
-        messages += _messages(completion, last)
+        messages += read_messages(completion, last)
         turns.update({str(len(messages) - 1): fields for fields in last.values()})
     elif isinstance(completion, str):
         messages.append(("assistant", completion))
     else:
-        raise RowRejected(f"{pair[1]} is {_kind(completion)}, not text")
+        raise RowRejected(f"{pair[1]} is {kind_of(completion)}, not text")
     if messages[-1][0] != "assistant":
         raise RowRejected(f"{pair[1]} is not the assistant's")
     return messages
-
-
-def _messages(entries: Iterable[Any], turns: dict[str, Any]) -> list[tuple[Role, str]]:
-    messages: list[tuple[Role, str]] = []
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise RowRejected(f"message {number + 1} is {_kind(entry)}, not an object")
-        rest = dict(entry)
-        for name in ("role", "from", "content", "value"):
-            if rest.get(name, "") is None:
-                del rest[name]
-        if any(rest.get(name) for name in _TOOL_FIELDS):
-            raise RowRejected(f"message {number + 1} calls a tool; tool calls are not supported")
-        speaker = rest.pop(_present(rest, ("role", "from"), "role"))
-        if speaker in _TOOL_ROLES:
-            raise RowRejected(f"message {number + 1} is a tool's ({speaker!r}); tool calls are not supported")
-        role = ROLES.get(speaker) if isinstance(speaker, str) else None
-        if role is None:
-            raise RowRejected(f"message {number + 1} has the unknown role {str(speaker)[:40]!r}")
-        content = rest.pop(_present(rest, ("content", "value"), "content"))
-        messages.append((role, _content(content, number + 1)))
-        if rest:
-            turns[str(number)] = rest
-    return messages
-
-
-def _content(content: Any, number: int) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        if parts and len(parts) == len(content) and all(isinstance(part, str) for part in parts):
-            return "".join(part for part in parts if isinstance(part, str))
-        raise RowRejected(f"message {number} holds something else than text; images and sounds are not supported")
-    raise RowRejected(f"message {number} is {_kind(content)}, not text")
 
 
 def _as_alpaca(row: Row) -> dict[str, Any]:
@@ -323,61 +266,3 @@ def _as_prompt_completion(row: Row, conversational: bool) -> dict[str, Any]:
         return {"prompt": row.messages[0].content, "completion": row.messages[1].content}
     entries = _as_conversation(row, "messages")["messages"]
     return {"prompt": entries[:-1], "completion": entries[-1:]}
-
-
-def _present(record: Mapping[str, Any], names: tuple[str, ...], wanted: str) -> str:
-    found = next((name for name in names if name in record), None)
-    if found is None:
-        raise RowRejected(f"there is no {wanted!r}")
-    return found
-
-
-def _text(record: dict[str, Any], name: str, *, null_is_empty: bool = False) -> str:
-    if name not in record:
-        raise RowRejected(f"there is no {name!r}")
-    value = record.pop(name)
-    if value is None and null_is_empty:
-        return ""
-    if not isinstance(value, str):
-        raise RowRejected(f"{name!r} is {_kind(value)}, not text")
-    return value
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    value = _decoded(value)
-    if not isinstance(value, list):
-        raise RowRejected(f"{name!r} is {_kind(value)}, not a list of messages")
-    return value
-
-
-def _decoded(value: Any) -> Any:
-    """A list that a table's cell holds as JSON text; everything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        import orjson
-
-        try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    return value
-
-
-def _refuse_deep(value: Any) -> None:
-    level: list[Any] = [value]
-    for _ in range(MAX_NESTING):
-        level = [
-            child
-            for item in level
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise RowRejected(f"its fields are nested deeper than {MAX_NESTING} levels")
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

@@ -65,7 +65,7 @@ def import_dataset(
 
     Args:
         source: a file under an allowed root, or `owner/name` of a Hub data set.
-        format: auto, alpaca, sharegpt, messages or prompt_completion.
+        format: auto, alpaca, sharegpt, messages, prompt_completion or preference.
         name: for people; default: the file's.
         split: rows that name a split are kept only if it is this one; rows that name
             none are put into it. Of a Hub data set, the files of that split (default train).

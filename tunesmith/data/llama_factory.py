@@ -9,19 +9,25 @@ from typing import Any
 from tunesmith.data.formats import Format
 
 
-def dataset_info(path: Path, format: Format, fields: Collection[str], *, conversational: bool) -> dict[str, Any] | None:
+def dataset_info(
+    path: Path, format: Format, fields: Collection[str], *, conversational: bool, ranking: bool = False
+) -> dict[str, Any] | None:
     """The entry for a file, under the file's name without its ending. None for prompts that are lists of messages.
 
     Args:
         fields: those that any row has; a column that is named and absent is an error there.
+        ranking: every row holds a chosen and a rejected answer.
     """
     entry: dict[str, Any] = {"file_name": path.name}
+    answers = {name: name for name in ("chosen", "rejected")} if ranking else {}
+    if ranking:
+        entry["ranking"] = True
     match format:
         case "alpaca":
-            entry["columns"] = {"prompt": "instruction", "query": "input", "response": "output"}
+            entry["columns"] = {"prompt": "instruction", "query": "input", **(answers or {"response": "output"})}
             entry["columns"] |= {name: name for name in ("system", "history") if name in fields}
         case "sharegpt":
-            entry |= {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+            entry |= {"formatting": "sharegpt", "columns": {"messages": "conversations", **answers}}
         case "messages":
             entry |= {
                 "formatting": "sharegpt",
@@ -34,6 +40,8 @@ def dataset_info(path: Path, format: Format, fields: Collection[str], *, convers
                     "system_tag": "system",
                 },
             }
+        case "preference":
+            return None
         case "prompt_completion":
             if conversational:
                 return None

@@ -27,7 +27,7 @@ class Source(Record):
 
 
 class Row(Record):
-    """One training example.
+    """One training example. In preference data its last message is the chosen answer.
 
     The instruction is the first user message. An Alpaca `input` is kept in
     `meta["input"]` and is already joined to the instruction in `messages`.
@@ -35,6 +35,9 @@ class Row(Record):
 
     row_id: str = Field(description="Stable within the dataset: r followed by its number, from 1.")
     messages: list[Message] = Field(description="The conversation, in order.")
+    rejected: str | None = Field(
+        default=None, description="Preference data: the answer that was turned down, in place of the last message."
+    )
     source: Source | None = Field(default=None, description="Where it was found; null for imported and added rows.")
     split: Literal["train", "eval"] | None = Field(default=None, description="Null until the dataset is split.")
     meta: dict[str, Any] = Field(default_factory=dict, description="Whatever else came with the row.")
@@ -48,6 +51,13 @@ class Row(Record):
     def output(self) -> str:
         """The last assistant message, or an empty string."""
         return next((message.content for message in reversed(self.messages) if message.role == "assistant"), "")
+
+    @property
+    def rejected_messages(self) -> list[Message] | None:
+        """The conversation with the rejected answer in place of the chosen one; None where there is none."""
+        if self.rejected is None:
+            return None
+        return [*self.messages[:-1], Message(role="assistant", content=self.rejected)]
 
 
 class LengthStats(Record):
@@ -87,6 +97,7 @@ class Dataset(Record):
     dataset_id: str = Field(description="ds_ and 12 characters.")
     name: str = Field(description="For people; not unique.")
     rows: int = Field(description="Number of rows.")
+    pairs: int = Field(default=0, description="Rows with a rejected answer besides the chosen one.")
     splits: Splits
     parents: list[str] = Field(description="Datasets this one was made from.")
     created_by: str = Field(description="The tool that made it.")

@@ -16,6 +16,7 @@ class Example(Record):
     input: str = Field(default="", description="Extra context, joined to the instruction; may be empty.")
     output: str = Field(description="The answer to learn. Not empty.")
     system: str | None = Field(default=None, description="A system message for this example, or null.")
+    rejected: str | None = Field(default=None, description="An answer that is worse than `output`, or null.")
 
 
 class Rejected(Record):
@@ -28,7 +29,9 @@ class Rejected(Record):
 class ImportResult(Dataset):
     """The dataset made of a file, and what of the file is not in it."""
 
-    format: str = Field(description="The format that was read: alpaca, sharegpt, messages or prompt_completion.")
+    format: str = Field(
+        description="The format that was read: alpaca, sharegpt, messages, prompt_completion or preference."
+    )
     rejected: list[Rejected] = Field(description="Rows that could not be used; the first 50.")
     rejected_total: int = Field(description="Number of rows that could not be used.")
     rejected_left_out: int = Field(description="Rows of those that `rejected` does not show.")
@@ -43,6 +46,9 @@ class ExportResult(Record):
     rows: int = Field(description="Rows in it.")
     bytes: int = Field(description="Its size in bytes.")
     sha256: str = Field(description="SHA-256 of its bytes.")
+    rejected_left_out: int = Field(
+        default=0, description="Rows of which the file holds the chosen answer and not the rejected one."
+    )
     llama_factory: dict[str, Any] | None = Field(
         description="Entry for LLaMA-Factory's dataset_info.json beside the file; null for what it does not read."
     )

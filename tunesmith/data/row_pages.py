@@ -69,7 +69,8 @@ def shortened(row: Row, limit: int) -> tuple[Row, int]:
     while True:
         share //= 2
         messages = [Message(role=message.role, content=_cut(message.content, share)) for message in kept]
-        shown = row.model_copy(update={"messages": messages, "meta": meta})
+        rejected = row.rejected if row.rejected is None else _cut(row.rejected, share)
+        shown = row.model_copy(update={"messages": messages, "rejected": rejected, "meta": meta})
         length = _length(shown)
         if length <= limit or share < 20:
             return shown, whole - length

@@ -117,7 +117,7 @@ class _Scan:
         for finding in check_row(row):
             self._find(number, finding.check, finding.message)
         if self._count_tokens is not None:
-            count = self._count_tokens(row.messages)
+            count = max(map(self._count_tokens, filter(None, (row.messages, row.rejected_messages))))
             self._token_counts.append(count)
             if self._max_length is not None and count > self._max_length:
                 self._find(number, "over_max_length", f"It has {count:,} tokens; max_length is {self._max_length:,}.")
@@ -130,6 +130,10 @@ class _Scan:
             self._find(number, "near_duplicate", f"Nearly the same as row {self.row_ids[original]}.")
         for number, answers in self.repeats.conflicting():
             self._find(number, "conflicting_answers", f"The same question has {answers} different answers.")
+        for number in self.repeats.rejected_missing():
+            self._find(
+                number, "rejected_missing", "It has one answer, where other rows have a chosen and a rejected one."
+            )
         for number in self.repeats.leaks(say=say):
             self._find(
                 number, "train_eval_leak", "The same text, or nearly, is among the rows it must be kept apart from."
@@ -218,6 +222,9 @@ _MESSAGES = {
     "exact_duplicate": "repeat an earlier row",
     "near_duplicate": "nearly repeat an earlier row (Jaccard similarity of 5-character shingles from 0.8)",
     "conflicting_answers": "answer a question that another row answers differently",
+    "rejected_missing": "have no rejected answer, and others have one",
+    "empty_rejected": "have a rejected answer that is empty",
+    "rejected_equals_chosen": "reject the answer that they choose",
     "output_equals_instruction": "repeat the question as the answer",
     "markdown_residue": "hold markup that belongs to the page",
     "placeholder": "hold a placeholder that was never filled in",

@@ -19,7 +19,8 @@ def split(workspace: Workspace, dataset_id: str, *, eval_fraction: float = 0.1, 
     """A new dataset in which every row is in `train` or `eval`.
 
     Rows that share a section of the notes (overlapping lines of one file, or the
-    same heading in it), have the same text or nearly (Jaccard similarity of 0.8), stay together.
+    same heading in it), have the same text or nearly (Jaccard similarity of 0.8), stay together;
+    so do rows that prefer answers to the same question.
     Groups are taken for evaluation in the order of the SHA-256 of the seed and their
     texts until `eval_fraction` of the rows is reached, so the same rows and seed give
     the same split, in whatever order the rows stand.
@@ -68,13 +69,20 @@ def _groups(rows: Iterable[Row], seed: int, copies_together: bool = True) -> lis
     """Row numbers that must stay together, in the order of their hashes."""
     repeats, sections = Repeats(), _Sections()
     digests: list[bytes] = []
+    asked: dict[tuple[tuple[str, str], ...], int] = {}
+    same_question: list[tuple[int, int]] = []
     for number, row in enumerate(rows):
         if copies_together:
             repeats.add(row)
         sections.add(number, row)
+        if row.rejected is not None:
+            prompt = tuple((message.role, message.content.strip()) for message in row.messages[:-1])
+            same_question.append((asked.setdefault(prompt, number), number))
         digests.append(hashlib.sha256(row_text(row).encode("utf-8")).digest())
     connected = repeats.clusters() if copies_together else Components(len(digests))
     sections.join(connected)
+    for first, number in same_question:
+        connected.join(first, number)
     members: dict[int, list[int]] = defaultdict(list)
     for number in range(len(digests)):
         members[connected.find(number)].append(number)

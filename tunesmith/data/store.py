@@ -209,6 +209,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.pairs = 0
         # Most datasets count r1, r2, r3 …: those are remembered by the last of them.
         self._counted = 0
         self._ids: set[str] = set()
@@ -224,6 +225,7 @@ class _Tally:
         instruction, output = row.instruction, row.output
         self._instruction.append(len(instruction))
         self._output.append(len(output))
+        self.pairs += row.rejected is not None
         self._languages[language_of(f"{instruction}\n{output}")] += 1
         if row.split is not None:
             self._splits[row.split] += 1
@@ -252,6 +254,7 @@ class _Tally:
     def fields(self) -> dict[str, Any]:
         return {
             "rows": self.rows,
+            "pairs": self.pairs,
             "splits": Splits(**self._splits),
             "languages": self._languages,
             "chars": Lengths(instruction=length_stats(self._instruction), output=length_stats(self._output)),

@@ -140,15 +140,15 @@ def _embedded(workspace: Workspace, label: str, reference: Reference) -> Contest
 def _trained(workspace: Workspace, label: str, reference: Reference) -> Contestant:
     record = ModelStore(workspace).resolve(reference.name)
     folder = workspace.models / record.model_id
-    adapter, merged = record.file("adapter"), record.file("merged")
+    adapter, whole = record.file("adapter"), record.file("weights") or record.file("merged")
     file = choose_gguf(record.files) if find_spec("xllamacpp") is not None else None
-    chosen = file or adapter or merged
+    chosen = file or adapter or whole
     if chosen is None:
         raise Conflict(
-            f"Model {record.model_id} has neither a GGUF nor an adapter to run.",
+            f"Model {record.model_id} has neither a GGUF nor an adapter nor whole weights to run.",
             next=f"Call export_gguf with model='{record.model_id}'.",
         )
-    for needed in (file, adapter, merged):
+    for needed in (file, adapter, whole):
         if needed is not None and not (folder / needed.path).exists():
             raise StoreCorrupt(
                 f"{needed.path} of model {record.model_id} is missing from {folder}.",
@@ -156,7 +156,7 @@ def _trained(workspace: Workspace, label: str, reference: Reference) -> Contesta
             )
     if file is None:
         _need_torch()
-    kind = "adapter" if chosen is adapter else "merged weights"
+    kind = {"adapter": "adapter", "weights": "trained weights"}.get(chosen.kind, "merged weights")
     return Contestant(
         label,
         reference,
@@ -167,7 +167,7 @@ def _trained(workspace: Workspace, label: str, reference: Reference) -> Contesta
         gguf=folder / file.path if file else None,
         base_model=record.base_model,
         adapter=folder / adapter.path if adapter else None,
-        weights=folder / merged.path if merged and not adapter else None,
+        weights=folder / whole.path if whole and not adapter else None,
         prompt_format=PromptFormat.from_record(record.prompt_format),
         record=record,
     )

@@ -63,6 +63,8 @@ def taken_from_runs(
         if source.record.dataset_id != dataset_id or not whole or count not in (len(rows), len(spread_rows(rows))):
             return None
         loss = (training.get("eval_loss") or {}).get("after" if one.record else "before")
+        if training.get("objective") == "dpo":
+            return None  # its loss is that of pairs
         if not isinstance(loss, int | float):
             return None
         measured.add(count)

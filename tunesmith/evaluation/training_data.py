@@ -90,6 +90,8 @@ def loss_curve(one: Contestant) -> dict[str, list[tuple[int, float]]]:
     A step that was taken twice, after memory ran out, counts the last time.
     """
     found: dict[str, dict[int, float]] = {"loss": {}, "eval_loss": {}}
+    if one.record is not None and one.record.training.get("objective") == "dpo":
+        return {}  # losses of pairs
     path = one.workspace.runs / (one.record.run_id if one.record and one.record.run_id else "-") / "metrics.jsonl"
     for text in path.read_bytes().splitlines() if path.is_file() else []:
         try:

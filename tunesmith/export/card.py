@@ -41,7 +41,7 @@ def model_card(record: ModelRecord, result: ExportResult, lineage: Sequence[Mapp
                 for file in result.files
             ],
         ),
-        _checks(result),
+        _checks(result, "trained" if record.method == "full" else "merged"),
         "## Data",
         _lineage(lineage),
         "## Training",
@@ -67,7 +67,7 @@ def _front_matter(record: ModelRecord) -> str:
     return f"---\nbase_model: {json.dumps(record.base_model)}\ntags: [tunesmith, gguf, {record.method}]\n---"
 
 
-def _checks(result: ExportResult) -> str:
+def _checks(result: ExportResult, weights: str) -> str:
     lines = []
     if result.tokenizer_parity:
         lines.append(f"- Tokenizer: {result.tokenizer_texts} texts are split as by the original tokenizer.")
@@ -81,7 +81,7 @@ def _checks(result: ExportResult) -> str:
             "builtin": "built-in dialogues, as there is no dataset",
         }[on.split]
         lines.append(
-            f"- Quality: KL divergences in nats from the merged 16/32-bit weights, at {on.positions:,} positions "
+            f"- Quality: KL divergences in nats from the {weights} 16/32-bit weights, at {on.positions:,} positions "
             f"of {on.rows:,} {where}."
         )
     return "\n".join(lines) or "These files were not verified (verify=false)."

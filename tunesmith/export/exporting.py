@@ -24,7 +24,7 @@ from tunesmith.export.child import ChildFailed
 from tunesmith.export.handing_out import Made, MadeFile, hand_out
 from tunesmith.export.held_out import token_rows
 from tunesmith.export.llama_job import run_job
-from tunesmith.export.merge import check_base, is_whole_model, merge, record_merged
+from tunesmith.export.merge import check_base, merge, record_whole
 from tunesmith.export.quality import Reference, TokenRow, judge, judge_merge
 from tunesmith.export.quantizations import check_quantizations
 from tunesmith.export.records import Divergence, ExportResult, VerifiedOn
@@ -68,11 +68,12 @@ class _Export:
     def __post_init__(self) -> None:
         self.store = ModelStore(self.workspace)
         self.folder = self.store.folder(self.record.model_id)
-        self.adapter = self.folder / "adapter"
+        self.whole = self.record.method == "full"
+        self.trained = self.folder / ("weights" if self.whole else "adapter")
         self.prompt_format = PromptFormat.from_record(self.record.prompt_format)
-        if not self.adapter.is_dir():
+        if not self.trained.is_dir():
             raise BadInput(
-                f"The adapter of {self.record.model_id} is not where it was saved ({self.adapter}).",
+                f"What was trained of {self.record.model_id} is not where it was saved ({self.trained}).",
                 next="Restore that folder from a copy, or train again.",
             )
 
@@ -130,8 +131,8 @@ def export_model(
 def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
     base = _base_of(export)
     rows = _rows(export, base)
-    kept = _kept_merged(export, needs_figure=bool(rows))
-    _refuse_full_disk(export, base, names, rows, merged_exists=kept is not None)
+    kept = None if export.whole else _kept_merged(export, needs_figure=bool(rows))
+    _refuse_full_disk(export, base, names, rows, merged_exists=export.whole or kept is not None)
     merged, reference, merge_kld = _merged_weights(export, base, rows, scratch, kept)
     source: Path | None = None  # the 16-bit file that the coarser ones are made from
     texts = 0
@@ -160,28 +161,28 @@ def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
 
 
 def _adapter_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
-    if is_whole_model(export.adapter):
+    if export.whole:
         raise NotSupported(
             f"{export.record.model_id} was trained with method full: it has no adapter.",
             next="Call export_gguf without adapter_only.",
         )
     base = base_folder(export.workspace, export.record.base_model)
-    size = sum(path.stat().st_size for path in export.adapter.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in export.trained.glob("*.safetensors"))
     gguf.check_space(export.folder, {f"adapter as {name}": size for name in names})
     files: list[MadeFile] = []
     for name in names:
         path = scratch / export.file_name(name, adapter=True)
         export.say(f"Converting the adapter to GGUF ({name})")
-        gguf.convert_adapter(export.tools, export.adapter, base, path, name, check=export.check)
+        gguf.convert_adapter(export.tools, export.trained, base, path, name, check=export.check)
         if export.held_out is not None:
-            check_adapter(path, export.adapter, name)
+            check_adapter(path, export.trained, name)
         files.append(MadeFile(path, name))
     return Made(kind="lora_gguf", files=files)
 
 
 def _base_of(export: _Export) -> Path:
-    if is_whole_model(export.adapter):
-        return export.adapter
+    if export.whole:
+        return export.trained
     check_base(base_config(export.workspace, export.record.base_model), export.record.base_model)
     export.say("Finding the base model")
     return base_folder(export.workspace, export.record.base_model)
@@ -195,7 +196,7 @@ def _rows(export: _Export, base: Path) -> list[TokenRow]:
     if export.tools.quantizer is None:
         raise MissingExtra("cyllama", extra="embedded", purpose="verify GGUF files")
     file = next(
-        (folder / "tokenizer.json" for folder in (export.adapter, base) if (folder / "tokenizer.json").is_file()), None
+        (folder / "tokenizer.json" for folder in (export.trained, base) if (folder / "tokenizer.json").is_file()), None
     )
     if file is None:
         raise NotSupported(
@@ -213,7 +214,7 @@ def _kept_merged(export: _Export, *, needs_figure: bool) -> dict[str, Any] | Non
     if entry is None or not (folder / MERGED_FACTS).is_file():
         return None
     facts = json.loads((folder / MERGED_FACTS).read_text(encoding="utf-8"))
-    if facts["adapter_sha256"] != describe_file(export.folder, export.adapter, "adapter").sha256:
+    if facts["adapter_sha256"] != describe_file(export.folder, export.trained, "adapter").sha256:
         return None
     if needs_figure and facts["verified"] is False:
         return None
@@ -224,18 +225,24 @@ def _kept_merged(export: _Export, *, needs_figure: bool) -> dict[str, Any] | Non
 def _merged_weights(
     export: _Export, base: Path, rows: Sequence[TokenRow], scratch: Path, kept: dict[str, Any] | None
 ) -> tuple[Path, Reference | None, float | None]:
-    """(folder of the merged weights, their distributions on `rows`, their divergence from base plus adapter)."""
+    """(folder of the merged weights, their distributions on `rows`, their divergence from base plus adapter).
+
+    Where every weight was trained there is nothing to merge: it is the folder that training left.
+    """
+    if export.whole:
+        export.say("Reading the trained weights")
+        return base, record_whole(base, rows, scratch, export.check) if rows else None, None
     if kept is not None:
         folder = export.folder / "merged"
         export.say("Reading the merged weights")
-        reference = record_merged(folder, rows, scratch, export.check) if rows else None
+        reference = record_whole(folder, rows, scratch, export.check) if rows else None
         return folder, reference, kept["merge_kld"]
     folder = scratch / "merged"
     folder.mkdir()
     export.say("Merging the adapter into its base")
     made = merge(
         base,
-        export.adapter,
+        export.trained,
         folder,
         prompt_format=export.prompt_format,
         rows=rows,
@@ -246,7 +253,7 @@ def _merged_weights(
         judge_merge(made.divergence)
     merge_kld = made.divergence.mean_kld if made.divergence else None
     facts = {
-        "adapter_sha256": describe_file(export.folder, export.adapter, "adapter").sha256,
+        "adapter_sha256": describe_file(export.folder, export.trained, "adapter").sha256,
         "verified": bool(rows),
         "merge_kld": merge_kld,
     }
@@ -274,7 +281,7 @@ def _check_tokenizer(export: _Export, path: Path, merged: Path) -> int:
 def _measure(export: _Export, path: Path, name: str, reference: Reference | None) -> Divergence | None:
     if reference is None:
         return None
-    export.say(f"Comparing {name} with the merged weights")
+    export.say(f"Comparing {name} with the {'trained' if export.whole else 'merged'} weights")
     order = {"model": str(path), "reference": str(reference.folder), "threads": gguf.threads(), "gpu": False}
     try:
         divergence = Divergence.model_validate(run_job("measure", order, check=export.check))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,15 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import BadInput, CheckFailed, NotSupported
 from tunesmith.export.quality import Reference, TokenRow, compare_rows
 from tunesmith.export.records import Divergence
+from tunesmith.models.tokenizer_files import copy_tokenizer
 
 if TYPE_CHECKING:
     from tunesmith.models.prompt_format import PromptFormat
 
-# Whatever a tokenizer may consist of. The chat template is not copied: the prompt format brings it.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
 MEASURING_S = 45.0  # a slow machine measures on fewer rows rather than for ever
 
 Check = Callable[[], None]
@@ -32,7 +26,7 @@ class Merged:
     """What merging left.
 
     Attributes:
-        divergence: of the merged weights as saved from base plus adapter; None without rows or without adapter.
+        divergence: of the merged weights as saved from base plus adapter; None without rows.
         reference: the merged weights' distributions, for the GGUF files to be held against; None without rows.
     """
 
@@ -69,7 +63,7 @@ def merge(
 
     Args:
         base: folder with config and 16- or 32-bit safetensors.
-        adapter: folder with a PEFT adapter and the tokenizer's files, or with a whole model (full fine-tuning).
+        adapter: folder with a PEFT adapter and the tokenizer's files.
         output: an existing, empty folder.
         rows: texts to compare on; none: nothing is compared.
         scratch: an existing folder for the recorded distributions.
@@ -79,34 +73,24 @@ def merge(
         BadInput: the adapter cannot be read, or does not belong to this base.
         CheckFailed: the merged weights hold NaN.
     """
-    whole = is_whole_model(adapter)
-    model = _load(adapter if whole else base)
+    model = _load(base)
     stored = model.dtype
     check()
-    before = None
-    if not whole:
-        model = _with_adapter(model, adapter)
-        if rows:
-            before = _record(model, rows, scratch / "before-merging", check)
-        model = _merge(model)
-    model = model.to(stored)
+    model = _with_adapter(model, adapter)
+    before = _record(model, rows, scratch / "before-merging", check) if rows else None
+    model = _merge(model).to(stored)
     write_config_clean(model, output)
     copy_tokenizer((adapter, base), output, prompt_format)
     check()
-    if not rows:
+    if before is None:
         return Merged(None, None)
-    after = _record(model, before.rows if before else rows, scratch / "after-merging", check)
-    return Merged(compare_rows(before, _replay(after)) if before else None, after)
+    after = _record(model, before.rows, scratch / "after-merging", check)
+    return Merged(compare_rows(before, _replay(after)), after)
 
 
-def record_merged(folder: Path, rows: Sequence[TokenRow], scratch: Path, check: Check) -> Reference:
-    """The distributions of weights that were merged before."""
+def record_whole(folder: Path, rows: Sequence[TokenRow], scratch: Path, check: Check) -> Reference:
+    """The distributions of whole weights: merged before, or trained as such."""
     return _record(_load(folder), rows, scratch / "after-merging", check)
-
-
-def is_whole_model(folder: Path) -> bool:
-    """Whether the trained folder holds a whole model rather than an adapter."""
-    return not (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file()
 
 
 def write_config_clean(model: Any, output: Path) -> None:
@@ -118,68 +102,6 @@ def write_config_clean(model: Any, output: Path) -> None:
     model.hf_quantizer = None
     model.is_quantized = False
     model.save_pretrained(output, safe_serialization=True)
-
-
-def copy_tokenizer(sources: Sequence[Path], output: Path, prompt_format: PromptFormat) -> None:
-    """Copy a tokenizer, with the trained prompt format as its chat template and its end token as EOS.
-
-    Args:
-        sources: the first folder that holds a tokenizer is used.
-
-    Raises:
-        BadInput: none holds one.
-    """
-    for source in sources:
-        found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-        if any(path.name in ("tokenizer.json", "tokenizer.model") for path in found):
-            break
-    else:
-        raise BadInput(
-            f"There is no tokenizer beside the adapter or its base ({', '.join(map(str, sources))}).",
-            next="Train again; a finished training run leaves tokenizer.json in the adapter's folder.",
-        )
-    for path in found:
-        shutil.copyfile(path, output / path.name)
-    (output / "chat_template.jinja").write_text(_self_contained(prompt_format), encoding="utf-8")
-    settings_path = output / "tokenizer_config.json"
-    settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
-    # A template in here would win over the file in the converter, and lose to it in transformers.
-    settings.pop("chat_template", None)
-    # A template that prints eos_token must find there what it found in training.
-    settings["eos_token"] = prompt_format.template_eos if _prints(prompt_format, "eos_token") else prompt_format.eos
-    settings_path.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
-    _set_end_token(output, prompt_format.eos)
-
-
-def _self_contained(prompt_format: PromptFormat) -> str:
-    """The template; where it was used without a first token, also for runtimes whose tokenizer has one."""
-    if prompt_format.bos is None and _prints(prompt_format, "bos_token"):
-        return "{% set bos_token = '' %}" + prompt_format.template
-    return prompt_format.template
-
-
-def _prints(prompt_format: PromptFormat, variable: str) -> bool:
-    return variable in prompt_format.template
-
-
-def _set_end_token(output: Path, eos: str) -> None:
-    """The id of the token that ends an answer, wherever a runtime looks for it."""
-    import tokenizers
-
-    if not (output / "tokenizer.json").is_file():
-        return
-    token_id = tokenizers.Tokenizer.from_file(str(output / "tokenizer.json")).token_to_id(eos)
-    if token_id is None:
-        raise BadInput(
-            f"The tokenizer has no token {eos!r}, with which the prompt format ends an answer.",
-            next="Train with a prompt format that belongs to this base model.",
-        )
-    for name in ("config.json", "generation_config.json"):
-        path = output / name
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            record["eos_token_id"] = token_id
-            path.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def _load(folder: Path) -> Any:

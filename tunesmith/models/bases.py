@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import BadInput, InvalidArgument, MissingExtra, NotFound, NotSupported
+from tunesmith.errors import BadInput, InvalidArgument, MissingExtra, NotFound, NotSupported, UserError
 from tunesmith.models import catalogue, embedded, hub
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.references import FORMS, Reference, parse_reference
@@ -46,6 +46,20 @@ def base_folder(workspace: Workspace, base_model: str, *, download: bool = False
     folder = Path(reference.name) if reference.kind == "folder" else hub.snapshot(reference.name, download=download)
     _refuse_unusable(folder, base_model)
     return folder
+
+
+def weights_are_here(workspace: Workspace, base_model: str) -> bool:
+    """Whether a base could be trained without fetching anything.
+
+    Raises: as `base_folder`, where there is no such base.
+    """
+    if _base_reference(workspace, base_model).kind != "hub":
+        return True
+    try:
+        base_folder(workspace, base_model)
+    except UserError:  # not in the cache, not whole, or no library to look with
+        return False
+    return True
 
 
 def base_config(workspace: Workspace, base_model: str) -> dict[str, Any]:

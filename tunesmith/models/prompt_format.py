@@ -236,6 +236,12 @@ class PromptFormat:
         }
 
 
+def only_last_trained(segments: Sequence[Segment]) -> list[Segment]:
+    """The same text, of which only the last answer is to be learned: preference training compares that one."""
+    last = max((number for number, segment in enumerate(segments) if segment.trained), default=-1)
+    return [Segment(segment.text, number == last) for number, segment in enumerate(segments)]
+
+
 def as_messages(messages: Sequence[Any]) -> list[dict[str, str]]:
     """Messages as plain mappings, checked.
 

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from tunesmith.records import Record
 
-FileKind = Literal["adapter", "merged", "gguf", "lora_gguf", "modelfile"]
+FileKind = Literal["adapter", "weights", "merged", "gguf", "lora_gguf", "modelfile"]
 
 
 class ModelFile(Record):
-    """One artefact of a model: a file, or a folder for adapters and merged weights."""
+    """One artefact of a model: a file, or a folder for adapters, weights trained whole, and merged weights."""
 
     kind: FileKind = Field(description="What it is.")
     quantization: str | None = Field(default=None, description="Of a GGUF: f16, q8_0, q4_k_m, …; null otherwise.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from tunesmith.models.prompt_format import only_last_trained
 from tunesmith.models.records import Record
 
 if TYPE_CHECKING:
@@ -31,12 +32,23 @@ class RenderedRow(Record):
     segments: list[RenderedSegment] = Field(description="The text in stretches with and without loss.")
 
 
-def render_row(messages: Sequence[Any], prompt_format: PromptFormat, tokenizer: Tokenizer | None) -> RenderedRow:
+def render_row(
+    messages: Sequence[Any],
+    prompt_format: PromptFormat,
+    tokenizer: Tokenizer | None,
+    *,
+    last_answer_only: bool = False,
+) -> RenderedRow:
     """The text of a conversation, with its tokens counted as training counts them: stretch by stretch.
+
+    Args:
+        last_answer_only: as preference training has it, earlier answers are part of the prompt.
 
     Raises: as `PromptFormat.segments`.
     """
     segments = prompt_format.segments(messages)
+    if last_answer_only:
+        segments = only_last_trained(segments)
     counts = (
         [len(tokenizer.encode(part.text, add_special_tokens=False).ids) for part in segments] if tokenizer else None
     )

@@ -21,7 +21,7 @@ Strategy = Literal["sections", "faq", "docstrings", "reflections", "definitions"
 ALL_STRATEGIES: list[Strategy] = ["sections", "faq", "docstrings", "reflections", "definitions", "tables"]
 Globs = Annotated[list[str] | None, Field(max_length=50, description="File patterns.", examples=[["*.md"]])]
 Name = Annotated[str | None, Field(max_length=100, description="A name for people.", examples=["my notes"])]
-Format = Literal["alpaca", "sharegpt", "messages", "prompt_completion"]
+Format = Literal["alpaca", "sharegpt", "messages", "prompt_completion", "preference"]
 PREVIEW_BUDGET = 14_000  # characters: a result holds at most 20,000
 PREVIEW_BYTES = 4 * PREVIEW_BUDGET  # read for a page; a character has at most four
 LARGE_WAIT_S = 40.0  # for work on large files, whose tools have no wait_s
@@ -41,6 +41,9 @@ class PreviewRow(Record):
 
     row: Row
     rendered: RenderedRow | None = Field(default=None, description="Present with render=true.")
+    rendered_rejected: RenderedRow | None = Field(
+        default=None, description="The same with the rejected answer, where the row has one."
+    )
 
 
 class Preview(Record):
@@ -128,11 +131,11 @@ def tools(services: Services) -> list[ToolSpec]:
             str,
             Field(max_length=4000, description="JSON(L), CSV, Parquet, .gz or Hub id.", examples=["qa.jsonl"]),
         ],
-        format: Annotated[Literal["auto"] | Format, Field(description="How its rows are written.")] = "auto",
+        format: Annotated[Literal["auto"] | Format, Field(description="How rows are written.")] = "auto",
         name: Name = None,
         split: Annotated[Literal["train", "eval"] | None, Field(description="Take only this split.")] = None,
     ) -> ImportResult:
-        """A dataset from a file of rows; bad rows are rejected by line with a reason.
+        """A dataset from a file; bad rows are rejected by line with a reason.
 
         Use this when the user has pairs already. Example: import_dataset(source="qa.jsonl"). Next: score_dataset.
         """
@@ -152,11 +155,11 @@ def tools(services: Services) -> list[ToolSpec]:
             Field(
                 min_length=1,
                 max_length=1000,
-                description="{instruction, input?, output, system?} each.",
+                description="{instruction, input?, output, system?, rejected?} each.",
             ),
         ],
     ) -> Dataset:
-        """A new dataset with hand-written rows added; the old one stays.
+        """A new dataset with hand-written rows added.
 
         Use this when facts are missing. Example: add_examples(dataset_id="ds_…", examples=[…]). Next: score_dataset.
         """
@@ -186,7 +189,11 @@ def tools(services: Services) -> list[ToolSpec]:
             base = base_model or "embedded"
             prompt_format, tokenizer = prompt_format_for(workspace, base), tokenizer_for(workspace, base)
             for entry in shown:
-                entry.rendered = render_row(entry.row.messages, prompt_format, tokenizer)
+                rejected = entry.row.rejected_messages
+                pair = rejected is not None
+                entry.rendered = render_row(entry.row.messages, prompt_format, tokenizer, last_answer_only=pair)
+                if rejected is not None:
+                    entry.rendered_rejected = render_row(rejected, prompt_format, tokenizer, last_answer_only=True)
         used, kept = 0, 0
         for entry in shown:
             used += len(entry.model_dump_json())
@@ -214,7 +221,7 @@ def tools(services: Services) -> list[ToolSpec]:
         ] = None,
         wait_s: Annotated[float, WAIT] = 20,
     ) -> Run:
-        """What is wrong with a dataset, row by row: 21 checks, grade, report, plan to clean it.
+        """What is wrong with a dataset, row by row: 24 checks, grade, report, plan to clean it.
 
         Use this when a dataset is new. Example: score_dataset(dataset_id="ds_…"). Next: clean_dataset.
         """
@@ -280,7 +287,7 @@ def tools(services: Services) -> list[ToolSpec]:
 
     async def export_dataset(
         dataset_id: Annotated[str, DATASET],
-        format: Annotated[Format, Field(description="How to write the rows.")],
+        format: Annotated[Format, Field(description="How to write rows.")],
         path: Annotated[str | None, Field(max_length=4000, description="A .jsonl or .json file.")] = None,
         overwrite: Annotated[bool, Field(description="Replace an existing file.")] = False,
     ) -> ExportResult:

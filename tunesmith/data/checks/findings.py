@@ -71,6 +71,14 @@ CHECKS: dict[str, Check] = {
     "too_few_rows": Check("warning", "dataset", "Add notes or examples until there are 500 to 2,000 rows."),
     "too_many_rows": Check("info", "dataset", "Keep the best 2,000 to 5,000 rows, unless you teach a broad subject."),
     "over_max_length": Check("warning", "group", "Shorten the row or raise max_length; training cuts what is beyond."),
+    "rejected_missing": Check(
+        "warning",
+        "group",
+        "Preference training needs two answers in every row: clean_dataset with drop=['rejected_missing'], or export "
+        "the rows as messages and import them to train on the chosen answers.",
+    ),
+    "empty_rejected": Check("error", "row", "Write the answer that was turned down, or drop the row."),
+    "rejected_equals_chosen": Check("error", "row", "Drop the row: it prefers nothing."),
 }
 
 

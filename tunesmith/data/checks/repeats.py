@@ -1,7 +1,7 @@
 """Defects seen by comparing rows: duplicates, near-duplicates, conflicting answers, evaluation rows seen in training.
 
-A row's text for comparison is all its messages, trimmed, one after another. Rows
-are known by their number in the order they were added.
+A row's text for comparison is all its messages, trimmed, one after another, and the
+rejected answer where it has one. Rows are known by their number in the order they were added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ Say = Callable[[str], None] | None
 
 def row_text(row: Row) -> str:
     """The text by which rows are compared."""
-    return "\n".join(message.content.strip() for message in row.messages)
+    texts = [message.content for message in row.messages]
+    if row.rejected is not None:
+        texts.append(row.rejected)
+    return "\n".join(text.strip() for text in texts)
 
 
 class Repeats:
@@ -30,6 +33,7 @@ class Repeats:
         self._text_of: list[int] = []
         self._split_of: list[str | None] = []
         self._outside: set[int] = set()
+        self._single: list[int] = []
         self._answers: dict[bytes, dict[bytes, list[int]]] = {}
 
     def __len__(self) -> int:
@@ -40,10 +44,15 @@ class Repeats:
         number = len(self._text_of)
         self._text_of.append(self._number(row_text(row)))
         self._split_of.append(row.split)
+        if row.rejected is None:
+            self._single.append(number)
         asked = " ".join(" ".join(message.content for message in row.messages[:-1]).split()).casefold()
         question = asked.rstrip(_FINAL) or asked
         if question and row.messages[-1].role == "assistant":
             answer = row.messages[-1].content.strip()
+            if row.rejected is not None:
+                # Several pairs of answers to one question are usual; one pair preferred both ways is not.
+                question += "\0" + "\0".join(sorted((answer, row.rejected.strip())))
             self._answers.setdefault(_digest(question), {}).setdefault(_digest(answer), []).append(number)
 
     def add_outside(self, row: Row) -> None:
@@ -85,6 +94,10 @@ class Repeats:
                 for numbers in answers.values():
                     for number in numbers:
                         yield number, len(answers)
+
+    def rejected_missing(self) -> list[int]:
+        """Rows without a rejected answer where others have one."""
+        return self._single if len(self._single) < len(self) else []
 
     def leaks(self, threshold: float = DEFAULT_THRESHOLD, *, say: Say = None) -> set[int]:
         """Evaluation rows that are the same as or similar to a training row, and rows similar to outside ones."""

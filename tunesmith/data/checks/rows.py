@@ -14,6 +14,8 @@ def check_row(row: Row) -> list[Finding]:
     """What is wrong with a row by itself; at most one finding of each check."""
     instruction, output = row.instruction, row.output
     texts = [message.content for message in row.messages]
+    if row.rejected is not None:
+        texts.append(row.rejected)
     damage = list(encoding_findings(texts))
     return [
         *shape_findings(row, instruction, output),

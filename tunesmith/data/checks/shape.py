@@ -13,7 +13,9 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 def shape_findings(row: Row, instruction: str, output: str) -> Iterator[Finding]:
-    """empty_instruction, empty_output, short_output, long_output, output_equals_instruction, format_inconsistent."""
+    """empty_instruction, empty_output, short_output, long_output, output_equals_instruction, format_inconsistent,
+    empty_rejected, rejected_equals_chosen.
+    """
     question, answer = _seen(instruction), _seen(output)
     if not question:
         yield Finding("empty_instruction", "The question is empty.")
@@ -27,6 +29,12 @@ def shape_findings(row: Row, instruction: str, output: str) -> Iterator[Finding]
     alike = abs(len(question) - len(answer)) <= max(8, len(question) // 4)
     if question and (question == answer or (alike and _spoken(question) == _spoken(answer) != "")):
         yield Finding("output_equals_instruction", "The answer repeats the question.")
+    if row.rejected is not None:
+        rejected = _seen(row.rejected)
+        if not rejected:
+            yield Finding("empty_rejected", "The rejected answer is empty.")
+        elif " ".join(rejected.split()) == " ".join(answer.split()):
+            yield Finding("rejected_equals_chosen", "The rejected answer is the chosen one.")
     if problem := _disorder([message.role for message in row.messages]):
         yield Finding("format_inconsistent", problem)
 
