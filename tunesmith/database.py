@@ -92,6 +92,16 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             WHERE state IN ('starting', 'running', 'cancelling')
         """,  # those times were of the clock, and are now counted from the boot: an active run is known by its lock
     ),
+    (
+        "0003_several_slots_a_run",
+        """
+        ALTER TABLE runs ADD COLUMN slots_needed INTEGER NOT NULL DEFAULT 1;
+        CREATE TABLE held_slots (slot TEXT PRIMARY KEY, run_id TEXT NOT NULL) STRICT;
+        CREATE INDEX held_slots_by_run ON held_slots(run_id);
+        INSERT INTO held_slots SELECT slot, run_id FROM runs
+            WHERE slot IS NOT NULL AND state IN ('starting', 'running', 'cancelling')
+        """,  # runs.slot stays the first slot that a run got, also after its end
+    ),
 )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DiskFull, MissingExtra, OutOfMemory, UserError
 from tunesmith.files import raise_if_disk_full, write_atomic
-from tunesmith.workspace import Workspace
+from tunesmith.workspace import Workspace, new_id
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,6 +36,21 @@ def worker_command(room: str) -> list[str]:
     """How a room's worker is started; the run's folder follows."""
     # -P: the folder the server was started in must not stand before the library.
     return [sys.executable, "-P", "-m", f"tunesmith.{room}.worker"]
+
+
+def spec_of(workspace: Workspace, run_id: str, kind: str, **job: Any) -> dict[str, Any]:
+    """The content of a run's `spec.json`: its `args` among the job's fields."""
+    roots = [str(root) for root in workspace.roots.roots]
+    return {"run_id": run_id, "kind": kind, **job, "workspace": str(workspace.root), "roots": roots}
+
+
+def run_by_hand(workspace: Workspace, kind: str, args: Mapping[str, Any]) -> Path:
+    """The folder of a run that no supervisor knows, for a worker started by hand, as tests and benchmarks do."""
+    run_id = new_id("run")
+    run_dir = workspace.runs / run_id
+    run_dir.mkdir()
+    (run_dir / "spec.json").write_text(json.dumps(spec_of(workspace, run_id, kind, args=dict(args))), encoding="utf-8")
+    return run_dir
 
 
 class Cancelled(BaseException):

@@ -55,6 +55,7 @@ def test_a_run_that_the_first_version_started_runs_on_until_its_processes_are_go
     holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
     os.close(lock)
     assert runs.row(FIRST).state == "running"
+    assert runs.row(FIRST).held == ("cpu0",)
     until(lambda: runs.store.get(FIRST).shim_pid not in (None, os.getpid()))
     stays_until = time.monotonic() + 1.5  # the shim that took it over looks at it ten times
     while time.monotonic() < stays_until:

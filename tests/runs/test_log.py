@@ -465,16 +465,26 @@ DAMAGED = [
 ]
 
 
+def test_steps_made_again_after_memory_ran_out_are_shown_as_they_were_last(path: Path) -> None:
+    steps = [(1, 3.0, None), (2, 2.0, None), (2, None, 2.5), (3, 1.9, None), (3, None, 2.4), (4, 1.8, None)]
+    # Back to step 2, whose look had been taken.
+    steps += [(3, 1.7, None)]
+    path.write_text("".join(f"{json.dumps({'step': s, 'loss': t, 'eval_loss': e})}\n" for s, t, e in steps))
+    shown = measurements.sample(path, 50).points
+    assert [(point["step"], point["loss"]) for point in shown if point["loss"]] == [(1, 3.0), (2, 2.0), (3, 1.7)]
+    assert [point["step"] for point in shown if point["eval_loss"]] == [2, 3]  # until it is taken again
+
+
 @pytest.mark.fault("F18")
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_lines_are_skipped(path: Path, damage: bytes) -> None:
-    good = json.dumps(measured(7)).encode()
-    path.write_bytes(good + b"\n" + damage + b"\n" + good + b"\n" + damage)
-    assert [record["step"] for record in measurements.records(path)] == [7, 7]
-    assert [point["step"] for point in measurements.sample(path, 50).points] == [7, 7]
+    good, following = (json.dumps(measured(step)).encode() for step in (7, 8))
+    path.write_bytes(good + b"\n" + damage + b"\n" + following + b"\n" + damage)
+    assert [record["step"] for record in measurements.records(path)] == [7, 8]
+    assert [point["step"] for point in measurements.sample(path, 50).points] == [7, 8]
     assert [point["step"] for point in measurements.page(path, 0, 50)[0]][:1] == [7]
-    assert measurements.last_record(path) == measured(7)
-    assert measurements.last_progress(path)["step"] == 7
+    assert measurements.last_record(path) == measured(8)
+    assert measurements.last_progress(path)["step"] == 8
 
 
 @pytest.mark.fault("F18")

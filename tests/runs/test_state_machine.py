@@ -202,11 +202,13 @@ class Runs(RuleBasedStateMachine):
     @rule(
         server=SERVER,
         kind=st.sampled_from(["train", "score"]),
-        slots=st.sampled_from([ONE_CARD, ONE_CARD, TWO_CARDS, CPU]),
+        wish=st.sampled_from([(ONE_CARD, 1), (ONE_CARD, 1), (TWO_CARDS, 1), (TWO_CARDS, 2), (CPU, 1)]),
         key=st.sampled_from([None, None, "a", "b", "c"]),
     )
-    def submit(self, server: int, kind: str, slots: tuple[str, ...], key: str | None) -> None:
-        run_id = self.servers[server].submit(kind, ["worker"], {}, slots=slots, idempotency_key=key)
+    def submit(self, server: int, kind: str, wish: tuple[tuple[str, ...], int], key: str | None) -> None:
+        slots, needed = wish
+        runs = self.servers[server]
+        run_id = runs.submit(kind, ["worker"], {}, slots=slots, slots_needed=needed, idempotency_key=key)
         if key is not None:
             assert self.keys.setdefault(key, run_id) == run_id, "a retried key made another run"
 
@@ -459,6 +461,9 @@ class Runs(RuleBasedStateMachine):
         count = 0
         self.outside.row_factory = sqlite3.Row
         rows = self.outside.execute("SELECT * FROM runs").fetchall()
+        held: defaultdict[str, list[str]] = defaultdict(list)
+        for slot, run in self.outside.execute("SELECT slot, run_id FROM held_slots").fetchall():
+            held[run].append(slot)
         self.outside.row_factory = None
         for row in rows:
             count += 1
@@ -469,15 +474,19 @@ class Runs(RuleBasedStateMachine):
             assert times == sorted(times), f"times run backwards: {times}"
             assert (row["finished_at"] is not None) == (state in TERMINAL)
             if state in ACTIVE:
-                assert row["slot"] is not None
-                assert row["slot"] not in taken, "two active runs in one slot"
-                taken.add(row["slot"])
+                mine = held.pop(run)
+                assert len(mine) == row["slots_needed"], "not all of its slots"
+                assert row["slot"] in mine
+                assert set(mine) <= set(json.loads(row["slots"])), "another's slot"
+                assert taken.isdisjoint(mine), "two active runs in one slot"
+                taken.update(mine)
             if state in TERMINAL:
                 if run not in self.frozen:
                     self._check_end(row)
                     self.frozen[run] = tuple(row)
                 assert tuple(row) == self.frozen[run], "an ended run changed"
         assert count == len(self.states), "a run vanished"
+        assert not held, "a slot is held by a run that is not active"
 
     def _check_end(self, row: sqlite3.Row) -> None:
         run = row["run_id"]
@@ -494,9 +503,9 @@ class Runs(RuleBasedStateMachine):
             assert set(json.loads(row["error"])) == {"code", "message", "next"}
 
     def _check_settled(self) -> None:
-        rows = self.outside.execute("SELECT run_id, state, slots FROM runs").fetchall()
-        taken = {slot for (slot,) in self.outside.execute("SELECT slot FROM runs WHERE state IN (?, ?, ?)", ACTIVE)}
-        for run, state, slots in rows:
+        rows = self.outside.execute("SELECT run_id, state, slots, slots_needed FROM runs ORDER BY seq").fetchall()
+        taken = {slot for (slot,) in self.outside.execute("SELECT slot FROM held_slots")}
+        for run, state, slots, needed in rows:
             lives = self.lives[run]
             if state == STARTING and not lives.shim:
                 assert 0 <= self.uptime - self.claimed_at[run] <= store.SPAWN_DEADLINE_S, "it will never start"
@@ -505,7 +514,8 @@ class Runs(RuleBasedStateMachine):
                 assert lives.shim, f"{state}, and nobody supervises it"
             if state == QUEUED:
                 free = set(json.loads(slots)) - taken
-                assert not free, f"queued, though {free} is free"
+                assert len(free) < needed, f"queued, though {free} is free"
+                taken |= free  # kept for it
 
     def teardown(self) -> None:
         for found in list(self.table.values()):

@@ -72,7 +72,7 @@ def _progress(row: RunRow, run_dir: Path, queue: list[RunRow]) -> Progress:
         ahead = [
             other.run_id
             for other in queue
-            if other.slot in row.slots
+            if not set(other.held).isdisjoint(row.slots)
             or (other.state == QUEUED and other.seq < row.seq and not set(other.slots).isdisjoint(row.slots))
         ]
         more = f" and {len(ahead) - 5} more" if len(ahead) > 5 else ""

@@ -72,7 +72,8 @@ def records(path: Path) -> list[dict[str, Any]]:
 def sample(path: Path, limit: int) -> Sample:
     """At most `limit` points of `metrics.jsonl`, evenly spread, the first and the last among them.
 
-    Points with a held-out loss are preferred. Of a file over 1 MiB only 64 places are read, and `left_out` is
+    Points with a held-out loss are preferred. Steps that the run went back behind, to a checkpoint, are left out where
+    they were made again. Of a file over 1 MiB only 64 places are read, and `left_out` is
     an estimate. Values are finite numbers of 6 digits, clean text, booleans or None.
     """
     try:
@@ -84,7 +85,7 @@ def sample(path: Path, limit: int) -> Sample:
                 lines, seen = _places(file, size), PLACES * PLACE_BYTES
     except OSError:
         return Sample([], 0)
-    found = [record for line in lines if (record := _parse(line)) is not None]
+    found = _standing([record for line in lines if (record := _parse(line)) is not None])
     points = [_plain(record) for record in thin(found, limit)]
     in_all = len(found) if seen == size else max(len(found), round(len(found) / seen * size))
     return Sample(points, in_all - len(points))
@@ -125,6 +126,20 @@ def thin(points: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     kept.update(_spread(held_out, min(limit // 2, limit - len(kept))))
     kept.update(_spread([number for number in range(len(points)) if number not in kept], limit - len(kept)))
     return [points[number] for number in sorted(kept)]
+
+
+def _standing(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what was measured before the run went back to an earlier step: it was measured again, or will be."""
+    kept: list[dict[str, Any]] = []
+    lowest: dict[bool, float] = {}  # by kind, looks at held-out rows apart: the lowest step of the lines that follow
+    for point in reversed(points):
+        step, kind = _number(point.get("step")), point.get(HELD_OUT) is not None
+        if step is not None:
+            if step >= lowest.get(kind, math.inf):
+                continue
+            lowest[kind] = step
+        kept.append(point)
+    return kept[::-1]
 
 
 def _spread(items: list[int], count: int) -> list[int]:

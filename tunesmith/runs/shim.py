@@ -135,10 +135,7 @@ class Shim:
 
     def _start(self) -> None:
         lock = process.inherited_lock(process.ALIVE_VARIABLE)
-        slot = self.store.get(self.run_id).slot or ""
-        # An earlier version, whose run may still wait, wrote no environment down.
-        own = self.spec.get("environment", {}).get(slot, {})
-        environment = {**os.environ, process.RUN_VARIABLE: self.run_id, **own}
+        environment = {**os.environ, process.RUN_VARIABLE: self.run_id, **self._environment_of_slots()}
         environment.pop(process.SHIM_VARIABLE, None)
         command = [*self.spec["command"], str(self.run_dir)]
         try:
@@ -150,6 +147,15 @@ class Shim:
         started = process.started_at(child.pid)
         _persist(lambda: self.store.record(self.run_id, worker_pid=child.pid, worker_started=started))
         self._supervise(OwnWorker(self.run_id, child))
+
+    def _environment_of_slots(self) -> dict[str, str]:
+        """The variables of the slots this run got; with several, their values joined by commas."""
+        joined: dict[str, list[str]] = {}
+        for slot in self.store.get(self.run_id).held:
+            # An earlier version, whose run may still wait, wrote no environment down.
+            for name, value in self.spec.get("environment", {}).get(slot, {}).items():
+                joined.setdefault(name, []).append(value)
+        return {name: ",".join(values) for name, values in joined.items()}
 
     def _supervise(self, worker: Worker) -> None:
         """Wait for the worker's end and write down what it was."""

@@ -36,7 +36,8 @@ COLUMNS = frozenset(
 class RunRow:
     """A run as the database has it.
 
-    Times are ISO 8601 UTC; `seq` is the order of creation; `slots` are those it may run in, `slot` the one it has.
+    Times are ISO 8601 UTC; `seq` is the order of creation; `slots` are those it may run in, of which it takes
+    `slots_needed` at once; `held` are those it has now, `slot` is the first one it got.
     `spawn_deadline` is on the clock of `process.uptime_s` in the boot of `boot_id`.
     """
 
@@ -45,7 +46,9 @@ class RunRow:
     kind: str
     state: str
     slots: tuple[str, ...]
+    slots_needed: int
     slot: str | None
+    held: tuple[str, ...]
     resume_of: str | None
     created_at: str
     started_at: str | None
@@ -64,6 +67,13 @@ class RunRow:
     error: dict[str, Any] | None
 
 
+# Whole rows. The names of slots hold no line ends.
+_RUNS = (
+    "SELECT *, (SELECT group_concat(slot, char(10)) FROM held_slots WHERE held_slots.run_id = runs.run_id) AS held"
+    " FROM runs"
+)
+
+
 def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -73,6 +83,8 @@ def _row(row: sqlite3.Row) -> RunRow:
     for name in ("cancel_requested", "orphaned", "forced"):
         values[name] = bool(values[name])
     values["slots"] = tuple(json.loads(values["slots"]))
+    held = set((values["held"] or "").split("\n"))
+    values["held"] = tuple(slot for slot in values["slots"] if slot in held)
     values["error"] = json.loads(values["error"]) if values["error"] else None
     return RunRow(**values)
 
@@ -89,34 +101,54 @@ class RunStore:
         kind: str,
         slots: Sequence[str],
         *,
+        slots_needed: int = 1,
         idempotency_key: str | None = None,
         request_sha256: str | None = None,
         resume_of: str | None = None,
     ) -> RunRow:
-        """Queue a run. With an idempotency key that is already taken, the run that has it is returned."""
+        """Queue a run. With an idempotency key that is already taken, the run that has it is returned.
+
+        Raises:
+            InvalidArgument: it needs more slots than those it may have; it would wait for ever.
+        """
+        if not 1 <= slots_needed <= len(set(slots)):
+            raise InvalidArgument(
+                f"A run that needs {slots_needed} of {len(set(slots))} slots can never start.",
+                next="Ask for fewer at once.",
+            )
         with self.database.transaction() as connection:
             if idempotency_key is not None:
-                taken = connection.execute("SELECT * FROM runs WHERE idempotency_key=?", (idempotency_key,)).fetchone()
+                taken = connection.execute(f"{_RUNS} WHERE idempotency_key=?", (idempotency_key,)).fetchone()
                 if taken:
                     return _row(taken)
             connection.execute(
-                "INSERT INTO runs(run_id, kind, state, slots, idempotency_key, request_sha256, resume_of, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (run_id, kind, QUEUED, json.dumps(slots), idempotency_key, request_sha256, resume_of, utc_now()),
+                "INSERT INTO runs(run_id, kind, state, slots, slots_needed, idempotency_key, request_sha256, resume_of,"
+                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run_id,
+                    kind,
+                    QUEUED,
+                    json.dumps(slots),
+                    slots_needed,
+                    idempotency_key,
+                    request_sha256,
+                    resume_of,
+                    utc_now(),
+                ),
             )
             _event(connection, run_id, None, QUEUED, None)
-            return _row(connection.execute("SELECT * FROM runs WHERE run_id=?", (run_id,)).fetchone())
+            return _row(connection.execute(f"{_RUNS} WHERE run_id=?", (run_id,)).fetchone())
 
     def get(self, run_id: str) -> RunRow:
         """Raises `NotFound` for an unknown id."""
-        rows = self.database.read("SELECT * FROM runs WHERE run_id=?", (run_id,))
+        rows = self.database.read(f"{_RUNS} WHERE run_id=?", (run_id,))
         if not rows:
             raise NotFound(f"There is no run {run_id}.", next="Call list_runs to see the runs there are.")
         return _row(rows[0])
 
     def with_key(self, idempotency_key: str) -> RunRow | None:
         """The run that was started with this key."""
-        rows = self.database.read("SELECT * FROM runs WHERE idempotency_key=?", (idempotency_key,))
+        rows = self.database.read(f"{_RUNS} WHERE idempotency_key=?", (idempotency_key,))
         return _row(rows[0]) if rows else None
 
     def ids(self) -> set[str]:
@@ -137,15 +169,13 @@ class RunStore:
         if before is not None:
             where += " AND seq < ?"
             parameters.append(before)
-        rows = self.database.read(
-            f"SELECT * FROM runs WHERE {where} ORDER BY seq DESC LIMIT ?", (*parameters, limit + 1)
-        )
+        rows = self.database.read(f"{_RUNS} WHERE {where} ORDER BY seq DESC LIMIT ?", (*parameters, limit + 1))
         page = [_row(row) for row in rows[:limit]]
         return page, page[-1].seq if len(rows) > limit else None, total
 
     def active(self) -> list[RunRow]:
         marks = ",".join("?" * len(ACTIVE))
-        return [_row(row) for row in self.database.read(f"SELECT * FROM runs WHERE state IN ({marks})", ACTIVE)]
+        return [_row(row) for row in self.database.read(f"{_RUNS} WHERE state IN ({marks})", ACTIVE)]
 
     def newest_change(self) -> int:
         """The number of the newest event: changes whenever any run changes state."""
@@ -158,39 +188,49 @@ class RunStore:
 
     def queued(self) -> list[RunRow]:
         """Runs that wait, oldest first."""
-        return [_row(row) for row in self.database.read("SELECT * FROM runs WHERE state=? ORDER BY seq", (QUEUED,))]
+        return [_row(row) for row in self.database.read(f"{_RUNS} WHERE state=? ORDER BY seq", (QUEUED,))]
 
     def queue(self) -> list[RunRow]:
         """What runs, then what waits, oldest first: what a queued run may be waiting for."""
         return [*self.active(), *self.queued()]
 
     def claim_next(self) -> RunRow | None:
-        """Take the oldest queued run that has a free slot; it becomes `starting`. None if there is none.
+        """Take the oldest queued run that has its slots free; it becomes `starting`. None if there is none.
 
-        Two claimers never get the same run: one write transaction, and a unique index on the slot.
+        All of its slots at once or none, so that no two runs wait for each other. Two claimers never get the same
+        run or slot: one write transaction, and slots are unique in their table.
         """
         # Looked at first without the write lock: readers ask this all the time, and mostly there is nothing to take.
-        if self._first_with_a_slot() is None:
+        if self._first_with_slots() is None:
             return None
         with self.database.transaction() as connection:
-            found = self._first_with_a_slot()
+            found = self._first_with_slots()
             if found is None:
                 return None
-            run_id, slot = found
+            run_id, slots = found
             deadline = process.uptime_s() + SPAWN_DEADLINE_S
-            columns = {"slot": slot, "spawn_deadline": deadline, "boot_id": process.boot_id()}
+            columns = {"slot": slots[0], "spawn_deadline": deadline, "boot_id": process.boot_id()}
+            connection.executemany(
+                "INSERT INTO held_slots(slot, run_id) VALUES (?, ?)", [(slot, run_id) for slot in slots]
+            )
             _apply(connection, run_id, STARTING, columns, None)
             return self.get(run_id)
 
-    def _first_with_a_slot(self) -> tuple[str, str] | None:
-        taken = {row.slot for row in self.active()}
-        # One look for each set of slots: a long queue for a card that is busy is not gone through row by row.
+    def _first_with_slots(self) -> tuple[str, list[str]] | None:
+        taken = {row["slot"] for row in self.database.read("SELECT slot FROM held_slots")}
+        # One look for each kind of wish: a long queue for a card that is busy is not gone through row by row.
         waiting = self.database.read(
-            "SELECT slots, MIN(seq) AS first, run_id FROM runs WHERE state=? GROUP BY slots ORDER BY first", (QUEUED,)
+            "SELECT slots, slots_needed, MIN(seq) AS first, run_id FROM runs WHERE state=?"
+            " GROUP BY slots, slots_needed ORDER BY first",
+            (QUEUED,),
         )
-        return next(
-            ((row["run_id"], slot) for row in waiting for slot in json.loads(row["slots"]) if slot not in taken), None
-        )
+        for row in waiting:
+            free = [slot for slot in json.loads(row["slots"]) if slot not in taken]
+            if len(free) >= row["slots_needed"]:
+                return row["run_id"], free[: row["slots_needed"]]
+            # Kept free for it: else runs that need fewer, and came later, would overtake it for ever.
+            taken.update(free)
+        return None
 
     def begin(self, run_id: str, **columns: Any) -> bool:
         """Let a starting run run, or end it if it was cancelled meanwhile. Returns whether it may run."""
@@ -271,6 +311,8 @@ def _apply(
         f"UPDATE runs SET {names} WHERE run_id=? AND state IN ({marks})", (*values.values(), run_id, *origins)
     ).rowcount
     if moved == 1:
+        if state in TERMINAL:
+            connection.execute("DELETE FROM held_slots WHERE run_id=?", (run_id,))
         _event(connection, run_id, before["state"], state, error)
     return moved == 1
 

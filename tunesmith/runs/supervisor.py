@@ -22,7 +22,7 @@ from tunesmith.runs.outcome import judge, read_json
 from tunesmith.runs.records import Run
 from tunesmith.runs.states import ACTIVE, CANCELLED, FAILED, QUEUED, STARTING, STATES, TERMINAL
 from tunesmith.runs.store import CPU_SLOTS, RunRow, RunStore
-from tunesmith.work import RESERVE, RESERVE_BYTES
+from tunesmith.work import RESERVE, RESERVE_BYTES, spec_of
 from tunesmith.workspace import Workspace, check_id, new_id
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Supervisor:
         args: dict[str, Any],
         *,
         slots: Sequence[str] = CPU_SLOTS,
+        slots_needed: int = 1,
         environment: Mapping[str, Mapping[str, str]] | None = None,
         idempotency_key: str | None = None,
         request: Mapping[str, Any] | None = None,
@@ -53,8 +54,8 @@ class Supervisor:
         """Queue a run of `command RUN_DIR` and start it if a slot is free. Returns its id.
 
         Args:
-            slots: it waits for one of these; a slot holds one run at a time.
-            environment: variables for the worker, by the slot it got.
+            slots: it waits for `slots_needed` of these at once; a slot holds one run at a time.
+            environment: variables for the worker, by slot; those of several slots are joined by commas.
             idempotency_key: a second call with the same key returns the run of the first.
             request: what the caller asked for, in his words; a key that comes with another request is refused.
 
@@ -69,6 +70,7 @@ class Supervisor:
             kind,
             slots,
             {"command": command, "args": args, "environment": environment or {}},
+            slots_needed=slots_needed,
             idempotency_key=idempotency_key,
             request_sha256=digest,
             resume_of=resume_of,
@@ -86,23 +88,18 @@ class Supervisor:
             logger.warning("%s is queued and not started yet: %s", row.run_id, error)
         return row.run_id
 
-    def _queue(self, kind: str, slots: Sequence[str], job: dict[str, Any], **columns: str | None) -> RunRow:
+    def _queue(
+        self, kind: str, slots: Sequence[str], job: dict[str, Any], *, slots_needed: int, **columns: str | None
+    ) -> RunRow:
         """The new run, or the one that took the same key a moment earlier."""
         run_id = new_id("run")
         run_dir = self.workspace.runs / run_id
-        spec = {
-            "run_id": run_id,
-            "kind": kind,
-            **job,
-            "workspace": str(self.workspace.root),
-            "roots": [str(root) for root in self.workspace.roots.roots],
-            "grace_s": GRACE_S,
-        }
+        spec = spec_of(self.workspace, run_id, kind, **job, grace_s=GRACE_S)
         kept = False
         try:
             write_atomic(run_dir / "spec.json", json.dumps(spec, ensure_ascii=False))
             write_atomic(run_dir / RESERVE, os.urandom(RESERVE_BYTES))
-            row = self.store.insert(run_id, kind, slots, **columns)
+            row = self.store.insert(run_id, kind, slots, slots_needed=slots_needed, **columns)
             kept = row.run_id == run_id
         finally:
             if not kept:
