@@ -1,19 +1,28 @@
-"""tunesmith's training worker, with a look at the card's memory from within: `measured_worker.py RUN_DIR`.
+"""tunesmith's training worker, with a look at the card's memory from within: `measured_worker.py RUN_DIR...`.
 
-Leaves `memory.json` beside the run's result: GiB as torch's allocator and as the driver see them, after loading and
-at the end. With PROFILE_STEPS="12-16" in the environment, `profile.txt` says where the time of those steps went.
+Leaves `memory.json` beside each run's result: GiB as torch's allocator and as the driver see them, before and after
+loading and at the end. Several runs share one import; between two of them everything is freed and the peaks are reset,
+and when more than LEFT_GIB stays behind the process ends, for the next peak would hold it too. With
+PROFILE_STEPS="12-16" in the environment, `profile.txt` says where the time of those steps went; with WORTH_COMPILING=1
+a run of so few passes has its blocks compiled, as a long one would.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
-from tunesmith.training import worker
-from tunesmith.work import run_worker
+from tunesmith.training import kernels, worker
+from tunesmith.work import Work, _perform, run_worker
 
 GIB = 2**30
+LEFT_GIB = 0.15
+TOO_MUCH_LEFT = 76
 
 
 def memory() -> dict[str, float]:
@@ -57,7 +66,7 @@ class Training(worker.Training):
 
     def _choose_engine(self) -> None:
         super()._choose_engine()
-        self.looks = {}
+        self.looks = {"before_load": memory() if "torch" in sys.modules else {}}
         load = self.load
 
         def observed(*args: Any, **kwargs: Any) -> Any:
@@ -127,6 +136,42 @@ def _profiler(run_dir: Any, first: int, last: int) -> Any:
     return Profiler()
 
 
+def one_after_the_other(folders: list[Path]) -> int:
+    for number, folder in enumerate(folders):
+        if number:
+            log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+        try:
+            _perform(Work(folder), worker.train)
+        except Exception:  # noqa: BLE001 - the next run is another one
+            traceback.print_exc()
+        left = free()
+        (folder / "done").touch()
+        if left > LEFT_GIB and folder is not folders[-1]:
+            print(f"{left:.2f} GiB stay behind.", flush=True)
+            return TOO_MUCH_LEFT
+    return 0
+
+
+def free() -> float:
+    """As near to a new process as it gets; GiB that stay reserved."""
+    import torch
+
+    gc.collect()
+    torch._dynamo.reset()  # what was compiled for one model's shapes is no measure of the next
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return torch.cuda.memory_reserved() / GIB
+
+
 if __name__ == "__main__":
     worker.Training = Training
-    run_worker({"train": worker.train})
+    kernels.WORTH_COMPILING = int(os.environ.get("WORTH_COMPILING", kernels.WORTH_COMPILING))
+    if len(sys.argv) == 2:
+        run_worker({"train": worker.train})
+    sys.exit(one_after_the_other([Path(folder) for folder in sys.argv[1:]]))

@@ -12,6 +12,7 @@ from typing import Any
 from setting import HERE, environment
 
 TERMINAL = {"succeeded", "failed", "cancelled", "lost"}
+TOO_MUCH_LEFT = 76  # exit status of a measured worker whose next run would begin with the last one's memory
 
 
 def workspace_with_rows(scratch: Path, name: str, rows: list[dict[str, str]]) -> tuple[Any, str]:
@@ -65,51 +66,119 @@ async def through_server(client: Any, dataset_id: str, base: Path, recipe: dict[
     return run
 
 
-def alone(
-    workspace: Any, dataset_id: str, base: Path, recipe: dict[str, Any], limit_s: float, **variables: str
-) -> dict[str, Any]:
-    """The worker on a plan, without a server; also where the plan says that it does not fit."""
-    from tunesmith.machine.check import check_machine
+def prepare(
+    workspace: Any,
+    dataset_id: str,
+    base: Path,
+    recipe: dict[str, Any],
+    *,
+    predicted_peak_gib: float | None = None,
+    compiled: bool = False,
+) -> Path:
+    """A run's folder with a spec for the worker; what does not fit is planned all the same.
+
+    Args:
+        predicted_peak_gib: written into the plan in place of the prediction.
+        compiled: planned as a run that is long enough for its blocks to be compiled.
+    """
+    from tunesmith.training import kernels
     from tunesmith.training.planning import plan
     from tunesmith.training.recipe import parse_options
-    from tunesmith.workspace import new_id
+    from tunesmith.work import run_by_hand
 
-    planned = plan(workspace, dataset_id, str(base), parse_options(recipe), machine=check_machine(workspace))
-    run_id = new_id("run")
-    folder = workspace.runs / run_id
-    folder.mkdir()
-    spec = {
-        "run_id": run_id,
-        "kind": "train",
-        "args": {
-            "dataset_id": dataset_id,
-            "base_model": str(base),
-            "download": False,
-            "recipe": planned.recipe.model_dump(mode="json"),
-            "plan": planned.model_dump(mode="json"),
-        },
-        "workspace": str(workspace.root),
-        "roots": [str(root) for root in workspace.roots.roots],
+    usual = kernels.WORTH_COMPILING
+    kernels.WORTH_COMPILING = 1 if compiled else usual
+    try:
+        planned = plan(workspace, dataset_id, str(base), parse_options(recipe), machine=_machine(workspace))
+    finally:
+        kernels.WORTH_COMPILING = usual
+    content = planned.model_dump(mode="json")
+    if predicted_peak_gib is not None:
+        content["memory"]["predicted_peak_gib"] = predicted_peak_gib
+    args = {
+        "dataset_id": dataset_id,
+        "base_model": str(base),
+        "download": False,
+        "recipe": content["recipe"],
+        "plan": content,
     }
-    (folder / "spec.json").write_text(json.dumps(spec))
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "measured_worker.py"), str(folder)],
+    return run_by_hand(workspace, "train", args)
+
+
+_MACHINES: dict[Path, Any] = {}  # looking at a machine takes seconds, and it stays the same
+
+
+def _machine(workspace: Any) -> Any:
+    from tunesmith.machine.check import check_machine
+
+    if workspace.root not in _MACHINES:
+        _MACHINES[workspace.root] = check_machine(workspace)
+    return _MACHINES[workspace.root]
+
+
+def launch(folders: list[Path], **variables: str) -> subprocess.Popen[bytes]:
+    """The measured worker on these runs, one after the other, in a process of its own. Its log is the first one's."""
+    with (folders[0] / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "measured_worker.py"), *map(str, folders)],
             stdout=log,
             stderr=log,
             env={**environment(), **variables},
         )
-        try:
-            process.wait(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    found: dict[str, Any] = {"run_id": run_id, "plan": spec["args"]["plan"], "exit": process.returncode}
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """What a run left: plan, result, memory, the end of its log."""
+    spec = json.loads((folder / "spec.json").read_text())
+    found: dict[str, Any] = {"run_id": folder.name, "plan": spec["args"]["plan"]}
     for name in ("result", "memory"):
         path = folder / f"{name}.json"
         found[name] = json.loads(path.read_text()) if path.is_file() else None
-    found["log"] = (folder / "log.txt").read_text(errors="replace").splitlines()[-40:]
+    log = folder / "log.txt"
+    found["log"] = log.read_text(errors="replace").splitlines()[-40:] if log.is_file() else []
     return found
+
+
+def alone(
+    workspace: Any, dataset_id: str, base: Path, recipe: dict[str, Any], limit_s: float, **variables: str
+) -> dict[str, Any]:
+    """The worker on a plan, without a server; also where the plan says that it does not fit."""
+    folder = prepare(workspace, dataset_id, base, recipe, compiled="WORTH_COMPILING" in variables)
+    process = launch([folder], **variables)
+    try:
+        process.wait(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return {**left_by(folder), "exit": process.returncode}
+
+
+def several(folders: list[Path], each_s: float, ends: float, **variables: str) -> None:
+    """Runs of one engine after one import; where that process ends or hangs, the next one takes the rest.
+
+    Args:
+        each_s: seconds that one run may take; the one after an import has 120 more.
+        ends: of `time.monotonic()`, when the last process is killed.
+    """
+    waiting = list(folders)
+    while waiting and time.monotonic() < ends:
+        process = launch(waiting, **variables)
+        since, allowed, done = time.monotonic(), each_s + 120, 0
+        while process.poll() is None:
+            time.sleep(0.1)
+            now = sum(map(_is_done, waiting))
+            if now > done:
+                since, allowed, done = time.monotonic(), each_s, now
+            if time.monotonic() > min(ends, since + allowed):
+                process.kill()
+        process.wait()
+        done = sum(map(_is_done, waiting))
+        # What it was at when it ended is lost, unless it ended between two runs because too much was left behind.
+        waiting = waiting[done + (process.returncode not in (0, TOO_MUCH_LEFT) and done < len(waiting)) :]
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / "done").is_file() or (folder / "result.json").is_file()
 
 
 def steady_speed(run_dir: Path, from_step: int) -> float | None:

@@ -48,6 +48,7 @@ def _qwen(hidden: int, inner: int, layers: int, heads: int, keys: int, vocabular
 SHAPES = {
     "7B": _qwen(3584, 18944, 28, 28, 4, 152064, False),
     "3B": _qwen(2048, 11008, 36, 16, 2, 151936, True),
+    "1.5B": _qwen(1536, 8960, 28, 12, 2, 151936, True),
     "0.5B": _qwen(896, 4864, 24, 14, 2, 151936, True),
     "tiny": _qwen(32, 64, 2, 4, 2, 49152, True),
 }

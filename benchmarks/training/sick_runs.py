@@ -42,7 +42,8 @@ from tunesmith.training import facts
 from tunesmith.training.diagnosis import diagnose
 from tunesmith.training.planning import plan, start_arguments
 from tunesmith.training.recipe import parse_options
-from tunesmith.workspace import Workspace, new_id
+from tunesmith.work import run_by_hand
+from tunesmith.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ["tunesmith.training.worker", "tunesmith.training.engines.sft", "tunesmith.training.engines.watch"]
@@ -115,12 +116,12 @@ SICK = (
     Case("clipped to nothing", ("not_learning",), {"max_grad_norm": 1e-9}),
     Case("rank 1 on one layer", ("not_learning", "plateau"), {"rank": 1, "target_modules": ["k_proj"]}),
     Case("nothing more to learn", ("plateau",), {"epochs": 4, "rank": 4}, rows=(320, 40), make=data.codes),
-    Case("memory ran out, recovered", ("out_of_memory",), environment={"TUNESMITH_TEST_OUT_OF_MEMORY_AT_STEP": "20"}),
+    Case("memory ran out, recovered", ("out_of_memory",), environment={"TUNESMITH_TEST_OUT_OF_MEMORY": "step:20"}),
     Case(
         "memory ran out, failed",
         ("out_of_memory",),
         {"on_out_of_memory": "fail"},
-        environment={"TUNESMITH_TEST_OUT_OF_MEMORY_AT_STEP": "3"},
+        environment={"TUNESMITH_TEST_OUT_OF_MEMORY": "step:3"},
     ),
     Case("killed by the system", ("out_of_memory",), kill_at=15),
     Case("SmolLM2: rate 100 × too low", ("not_learning",), {"learning_rate": 5e-6}, base=SMOLLM),
@@ -189,17 +190,7 @@ def run_once(case: Case, seed: int, workspace: Workspace, base: Path, extracted:
     small = case.base == SMALL
     options = parse_options({**(RECIPE if small else SMOLLM_RECIPE), "seed": seed, **case.recipe})
     args = start_arguments(plan(workspace, dataset.dataset_id, str(base) if small else SMOLLM, options))
-    run_id = new_id("run")
-    run_dir = workspace.runs / run_id
-    run_dir.mkdir()
-    spec = {
-        "run_id": run_id,
-        "kind": "train",
-        "args": args,
-        "workspace": str(workspace.root),
-        "roots": [str(root) for root in workspace.roots.roots],
-    }
-    (run_dir / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    run_dir = run_by_hand(workspace, "train", args)
     began = time.monotonic()
     exit_code = _work(case, run_dir)
     _, error = judge(run_dir, exit_code, cancel_requested=False)

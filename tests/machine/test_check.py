@@ -227,7 +227,7 @@ def test_a_card_that_ollama_holds_is_named_with_the_way_to_free_it(
     assert "ollama stop qwen2.5:7b" in held[0].fix
     assert report.can_train
     assert report.recommended.engine == "unsloth"
-    assert report.recommended.base_model == "Qwen/Qwen2.5-3B-Instruct"
+    assert report.recommended.base_model == "Qwen/Qwen3-4B-Instruct-2507"
     assert report.recommended.method == "qlora"
     assert "7B in 4 bits is tight" in report.recommended.reason
     assert nvml.open == 0
@@ -243,13 +243,14 @@ def wait_for_name(pid: int, name: str) -> None:
 @pytest.mark.parametrize(
     ("total_gib", "base_model", "method"),
     [
-        (2.0, "embedded", "lora"),
-        (3.9, "Qwen/Qwen2.5-0.5B-Instruct", "lora"),
-        (5.8, "Qwen/Qwen2.5-1.5B-Instruct", "qlora"),
-        (7.6, "Qwen/Qwen2.5-3B-Instruct", "qlora"),
-        (11.9, "Qwen/Qwen2.5-3B-Instruct", "qlora"),
+        (1.9, "embedded", "lora"),
+        (2.8, "Qwen/Qwen2.5-0.5B-Instruct", "lora"),
+        (3.9, "Qwen/Qwen2.5-1.5B-Instruct", "qlora"),
+        (5.8, "Qwen/Qwen3-4B-Instruct-2507", "qlora"),
+        (7.6, "Qwen/Qwen3-4B-Instruct-2507", "qlora"),
+        (11.9, "Qwen/Qwen2.5-7B-Instruct", "qlora"),
         (15.7, "Qwen/Qwen2.5-7B-Instruct", "qlora"),
-        (23.6, "Qwen/Qwen2.5-7B-Instruct", "qlora"),
+        (23.6, "Qwen/Qwen2.5-7B-Instruct", "lora"),
         (39.4, "Qwen/Qwen2.5-7B-Instruct", "lora"),
         (79.1, "Qwen/Qwen2.5-7B-Instruct", "lora"),
     ],
@@ -270,7 +271,7 @@ def test_without_bitsandbytes_only_16_bit_training_is_recommended(
     use_packages(monkeypatch, bitsandbytes=None)
     use_card(monkeypatch, total_gib=15.7)
     report = check_machine(workspace)
-    assert (report.recommended.base_model, report.recommended.method) == ("Qwen/Qwen2.5-3B-Instruct", "lora")
+    assert (report.recommended.base_model, report.recommended.method) == ("Qwen/Qwen3-4B-Instruct-2507", "lora")
     assert report.recommended.engine == "transformers"
     assert "bitsandbytes" in problem_of(report, "package_missing").message
 
@@ -339,7 +340,7 @@ def test_apples_gpu_is_recognised_by_the_platform(workspace: Workspace, monkeypa
     report = check_machine(workspace)
     assert [(gpu.name, gpu.compute_capability, gpu.bf16) for gpu in report.gpus] == [("Apple GPU (MPS)", None, True)]
     assert (report.recommended.engine, report.recommended.method) == ("transformers", "lora")
-    assert report.recommended.base_model == "Qwen/Qwen2.5-3B-Instruct"
+    assert report.recommended.base_model == "Qwen/Qwen3-4B-Instruct-2507"
     assert report.packages["bitsandbytes"].fix is None
     use_packages(monkeypatch, torch=None)
     assert check_machine(workspace).gpus == []

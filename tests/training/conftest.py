@@ -16,7 +16,8 @@ from tunesmith.data.store import DatasetStore
 from tunesmith.models.store import ModelStore
 from tunesmith.training.planning import plan, start_arguments
 from tunesmith.training.recipe import parse_options
-from tunesmith.workspace import Workspace, new_id
+from tunesmith.work import run_by_hand
+from tunesmith.workspace import Workspace
 
 BUILDER = Path(__file__).with_name("tiny_model.py")
 # A short run that looks and saves often, with dropout, so that the state of the random numbers matters.
@@ -78,17 +79,7 @@ def start_worker(workspace: Workspace) -> Callable[..., tuple[subprocess.Popen[b
     def start(
         args: dict[str, Any], before: Callable[[Path], Any] | None = None, **environment: str
     ) -> tuple[subprocess.Popen[bytes], Path]:
-        run_id = new_id("run")
-        run_dir = workspace.runs / run_id
-        run_dir.mkdir()
-        spec = {
-            "run_id": run_id,
-            "kind": "train",
-            "args": args,
-            "workspace": str(workspace.root),
-            "roots": [str(root) for root in workspace.roots.roots],
-        }
-        (run_dir / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        run_dir = run_by_hand(workspace, "train", args)
         if before is not None:
             before(run_dir)
         with (run_dir / "log.txt").open("ab") as log:

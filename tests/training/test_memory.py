@@ -101,3 +101,53 @@ def test_an_architecture_it_does_not_know_is_refused(missing):
     config = {name: value for name, value in SMOL.items() if name != missing}
     with pytest.raises(NotSupported, match="llama"):
         memory.Shape.from_config(config)
+
+
+WHOLE = replace(LOAD, method="full", rank=0, targets=())
+CPU = {"device": "cpu", "weight_bytes": 4, "optimizer": "adamw_torch"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "resident"),
+    [
+        ({"batch_size": 1, "length": 256}, 2.90),
+        ({"batch_size": 4, "length": 256}, 4.03),
+        ({"batch_size": 4, "length": 256, "recompute": True}, 3.03),
+        ({"batch_size": 4, "length": 64, "recompute": True}, 2.76),
+        ({"batch_size": 4, "length": 64, "recompute": True, "accumulates": True}, 2.92),
+        ({"batch_size": 4, "length": 64, "accumulates": True}, 3.28),
+        ({"batch_size": 4, "length": 256, "accumulates": True}, 4.59),
+        ({"batch_size": 4, "length": 512, "recompute": True, "accumulates": True}, 3.91),
+        ({"batch_size": 4, "length": 512, "recompute": True, "accumulates": True, "masked": True}, 4.08),
+        ({"batch_size": 4, "length": 512, "accumulates": True, "masked": True}, 5.99),
+        ({"batch_size": 8, "length": 67}, 3.32),
+    ],
+)
+def test_training_every_weight_is_predicted_within_a_tenth_of_what_a_cpu_took(changed, resident):
+    # Measured with SmolLM2-135M in float32, peak resident memory in GiB.
+    load = replace(WHOLE, **CPU, **changed)
+    assert memory.total(memory.predict(memory.Shape.from_config(SMOL), load)) == pytest.approx(resident, rel=0.1)
+
+
+def test_every_weight_has_a_gradient_and_two_states_and_both_are_counted():
+    shape = memory.Shape.from_config(QWEN_05B)
+    whole = memory.predict(shape, WHOLE)
+    assert whole.weights == whole.gradients == pytest.approx(4 * shape.parameters / memory.GIB, rel=1e-3)
+    # Embeddings keep 32-bit states, a third of this model; the rest two bytes a weight.
+    assert whole.optimizer == pytest.approx((2.03 * 358e6 + 8 * 136e6) / memory.GIB, rel=0.01)
+    assert memory.predict(shape, replace(WHOLE, optimizer="adamw_torch")).optimizer == pytest.approx(
+        2 * whole.weights, rel=1e-3
+    )
+    assert memory.total(whole) > memory.total(memory.predict(shape, LOAD))
+
+
+def test_seven_billion_weights_trained_whole_are_far_beyond_a_card_of_24_gib():
+    shape = memory.Shape.from_config(QWEN_7B)
+    least = replace(WHOLE, batch_size=1, length=512, recompute=True)
+    assert 70 < memory.total(memory.predict(shape, least)) < 85
+
+
+def test_a_step_of_several_passes_holds_gradients_during_the_forward_pass():
+    shape = memory.Shape.from_config(QWEN_05B)
+    once, often = (memory.total(memory.predict(shape, replace(WHOLE, accumulates=more))) for more in (False, True))
+    assert 0 < often - once <= 4 * shape.parameters / memory.GIB * 1.02

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +10,8 @@ from tunesmith.training.recipe import Recipe, RecipeOptions, parse_options
 
 CONTRACT = {
     "method", "engine", "prompt_format", "rank", "alpha", "dropout", "target_modules", "epochs", "max_steps",
-    "learning_rate", "scheduler", "warmup_steps", "batch_size", "gradient_accumulation", "max_length", "packing",
-    "gradient_checkpointing", "optimizer", "weight_decay", "max_grad_norm", "eval_fraction", "eval_steps",
+    "learning_rate", "scheduler", "warmup_steps", "batch_size", "gradient_accumulation", "processes", "max_length",
+    "packing", "gradient_checkpointing", "optimizer", "weight_decay", "max_grad_norm", "eval_fraction", "eval_steps",
     "early_stopping_patience", "save_steps", "seed", "memory_budget_gib", "on_out_of_memory",
 }  # fmt: skip
 
@@ -87,3 +88,8 @@ def test_the_schema_describes_every_field():
     for name, schema in RecipeOptions.model_json_schema()["properties"].items():
         described = schema.get("description") or any("description" in branch for branch in schema.get("anyOf", []))
         assert described, name
+
+
+def test_the_page_on_training_names_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert [name for name in RecipeOptions.model_fields if f"`{name}`" not in page] == []

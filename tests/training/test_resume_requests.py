@@ -29,6 +29,7 @@ RECIPE = {
     "warmup_steps": 0,
     "batch_size": 4,
     "gradient_accumulation": 2,
+    "processes": 1,
     "max_length": 128,
     "packing": False,
     "gradient_checkpointing": "off",

@@ -78,37 +78,6 @@ def test_a_run_trains_keeps_the_adapter_and_leaves_what_was_promised(workspace, 
 
 
 @pytest.mark.slow
-@pytest.mark.fault("F23")
-def test_out_of_memory_goes_on_from_the_checkpoint_and_ends_like_an_undisturbed_run(
-    workspace, new_dataset, tiny_base, start_worker
-):
-    arguments = start_arguments(planned(workspace, new_dataset(make_rows(24)), tiny_base))
-    undisturbed = start_worker(arguments)
-    disturbed = start_worker(arguments, TUNESMITH_TEST_OUT_OF_MEMORY_AT_STEP="6")
-    quiet = TrainResult.model_validate(outcome(*undisturbed)["result"])
-    result = TrainResult.model_validate(outcome(*disturbed)["result"])
-
-    assert [step.model_dump() for step in result.recoveries] == [
-        {"step": 5, "resumed_from": 4, "change": "batch_size 4 → 2, gradient_accumulation 1 → 2"}
-    ]
-    assert result.diagnosis.symptoms[0].code == "out_of_memory"
-    assert result.steps == quiet.steps
-    # The same rows in the same steps; only the order of summation differs.
-    assert result.eval_loss.after == pytest.approx(quiet.eval_loss.after, rel=0.01)
-
-
-@pytest.mark.slow
-@pytest.mark.fault("F23")
-def test_out_of_memory_fails_with_advice_when_the_recipe_says_so(workspace, new_dataset, tiny_base, start_worker):
-    arguments = start_arguments(planned(workspace, new_dataset(make_rows(12)), tiny_base, on_out_of_memory="fail"))
-    process, run_dir = start_worker(arguments, TUNESMITH_TEST_OUT_OF_MEMORY_AT_STEP="1")
-    error = outcome(process, run_dir)["error"]
-    assert error["code"] == "out_of_memory"
-    assert "on_out_of_memory='recover'" in error["next"]
-    assert ModelStore(workspace).by_run(run_dir.name) is None
-
-
-@pytest.mark.slow
 def test_early_stopping_keeps_the_best_model_with_packed_rows(workspace, new_dataset, tiny_base, start_worker):
     # A rate that soon throws the adapter about: the held-out loss falls, then scatters.
     wild = planned(

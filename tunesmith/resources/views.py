@@ -109,6 +109,13 @@ def register(server: MCPServer, workspace: Workspace, runs: Supervisor, ollama_h
     def comparison(comparison_id: str) -> str:
         return comparisons.report(comparison_id)
 
+    @server.resource("machine://bases{?gib}", title="Base models and what fits", mime_type=JSON)
+    @_explained
+    def bases(gib: str | None = None) -> str:
+        from tunesmith.resources.base_views import bases_page
+
+        return bases_page(workspace, ollama_host, gib)
+
     @server.resource("machine://gpu", title="This machine", mime_type=JSON)
     @_explained
     def gpu() -> str:
@@ -131,6 +138,7 @@ def _listed(workspace: Workspace, supervisor: Supervisor) -> list[Resource]:
     except UserError as error:
         raise ResourceError(str(error)) from error
     return [
+        _entry("machine://bases", "Base models", "which of them this machine can train", JSON),
         *(_entry(f"datasets://{item.dataset_id}", item.name, f"{item.rows} rows", JSON) for item in datasets),
         *(_entry(f"runs://{item.run_id}", f"{item.kind} {item.run_id}", item.state, JSON) for item in runs),
         *(_entry(f"models://{item.model_id}", item.name, f"trained from {item.base_model}", JSON) for item in models),

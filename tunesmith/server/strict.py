@@ -73,7 +73,7 @@ def explain(error: ValidationError, tool: str, names: list[str]) -> str:
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "constrained-")))
         if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, names, n=1)
+            near = difflib.get_close_matches(where, names, n=1) if len(detail["loc"]) == 1 else []
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             problems.append(f"{where!r} is not an argument of {tool}{hint}")
         elif detail["type"] == "missing":

@@ -11,7 +11,6 @@ from tunesmith.errors import InvalidArgument, UserError
 from tunesmith.evaluation.records import AskResult
 from tunesmith.evaluation.request import AskedQuestion, LabelledModel
 from tunesmith.machine.ollama import OllamaClient
-from tunesmith.models.catalogue import BASES
 from tunesmith.models.store import ModelStore
 from tunesmith.runs.records import Record, Run
 from tunesmith.tools.services import CURSOR, LIMIT, MODEL, TRAINED, WAIT, Services, ToolSpec, fitting, start
@@ -29,6 +28,12 @@ class ListedModel(Record):
     files: list[str] = Field(default_factory=list, description="What there is of a trained model.")
     licence: str | None = None
     languages: list[str] = Field(default_factory=list)
+    needs_gib: dict[str, float] = Field(
+        default_factory=dict, description="Of a base: peak memory of training it, GiB, by method; rank 16, batch 1."
+    )
+    fits: list[str] = Field(default_factory=list, description="Of a base: the methods that this machine can train.")
+    gated: bool = Field(default=False, description="Its makers must grant access on the Hub before it is fetched.")
+    here: bool | None = Field(default=None, description="Of a base: whether its weights are on this machine.")
 
 
 class ModelPage(Record):
@@ -38,6 +43,30 @@ class ModelPage(Record):
     next_cursor: str | None = Field(description="For the next page; null on the last.")
     total: int
     notes: list[str] = Field(description="What could not be listed, and why.")
+
+
+def _bases(services: Services) -> list[ListedModel]:
+    from tunesmith.machine.check import check_machine
+    from tunesmith.training.base_choice import table
+    from tunesmith.training.hardware import find_hardware
+
+    machine = check_machine(services.workspace, ollama_host=services.ollama_host)
+    return [
+        ListedModel(
+            model=entry.base.model_id,
+            kind="base",
+            name=entry.base.family,
+            parameters_b=entry.base.parameters_b,
+            gib=round(entry.base.download_gb * 1e9 / 2**30, 2),
+            licence=entry.base.licence,
+            languages=list(entry.base.languages),
+            needs_gib={way.method: way.needs_gib for way in entry.ways},
+            fits=[way.method for way in entry.ways if way.fits != "no"],
+            gated=entry.base.gated,
+            here=entry.here,
+        )
+        for entry in table(services.workspace, find_hardware(machine, None, None))
+    ]
 
 
 def tools(services: Services) -> list[ToolSpec]:
@@ -71,18 +100,7 @@ def tools(services: Services) -> list[ToolSpec]:
                 ]
         except UserError as error:
             notes.append(f"Ollama's models are not listed: {error.message}")
-        for base in BASES:
-            found.append(
-                ListedModel(
-                    model=base.model_id,
-                    kind="base",
-                    name=base.family,
-                    parameters_b=base.parameters_b,
-                    gib=round(base.parameters_b * 2e9 / 2**30, 2),
-                    licence=base.licence,
-                    languages=list(base.languages),
-                )
-            )
+        found += _bases(services)
         return found, notes
 
     def list_models(limit: Annotated[int, LIMIT] = 20, cursor: Annotated[str | None, CURSOR] = None) -> ModelPage:

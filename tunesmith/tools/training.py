@@ -16,7 +16,7 @@ from tunesmith.training.records import AssumedGpu, Diagnosis, Plan
 
 RECIPE = Field(
     description="Any of: method, engine, prompt_format, rank, alpha, dropout, target_modules, epochs, max_steps, "
-    "learning_rate, scheduler, warmup_steps, batch_size, gradient_accumulation, max_length, packing, "
+    "learning_rate, scheduler, warmup_steps, batch_size, gradient_accumulation, processes, max_length, packing, "
     "gradient_checkpointing, optimizer, weight_decay, max_grad_norm, eval_fraction, eval_steps, "
     "early_stopping_patience, save_steps, seed, memory_budget_gib, on_out_of_memory. The rest is chosen for you.",
     examples=[{"rank": 16, "epochs": 3}],
@@ -42,6 +42,8 @@ def tools(services: Services) -> list[ToolSpec]:
         recipe: dict[str, Any] | None,
         assume_gpu: AssumedGpu | None,
         machine: MachineReport | None = None,
+        *,
+        estimate: bool = False,
     ) -> Plan:
         from tunesmith.machine.check import check_machine
         from tunesmith.training.planning import plan
@@ -49,7 +51,9 @@ def tools(services: Services) -> list[ToolSpec]:
 
         options = parse_options(recipe or {})
         machine = machine or check_machine(workspace, ollama_host=services.ollama_host)
-        return plan(workspace, dataset_id, base_model, options, assume_gpu=assume_gpu, machine=machine)
+        return plan(
+            workspace, dataset_id, base_model, options, assume_gpu=assume_gpu, machine=machine, estimate=estimate
+        )
 
     def plan_training(
         dataset_id: Annotated[str, DATASET],
@@ -61,7 +65,7 @@ def tools(services: Services) -> list[ToolSpec]:
 
         Use this when you are about to train. Example: plan_training(dataset_id="ds_…"). Next: start_training.
         """
-        return planned(dataset_id, base_model, recipe, assume_gpu)
+        return planned(dataset_id, base_model, recipe, assume_gpu, estimate=True)
 
     async def start_training(
         dataset_id: Annotated[str, DATASET],
@@ -77,6 +81,7 @@ def tools(services: Services) -> list[ToolSpec]:
         from tunesmith.machine.check import check_machine
         from tunesmith.training.hardware import device_slots
         from tunesmith.training.planning import start_arguments
+        from tunesmith.training.sharing import slots_needed
 
         def prepared() -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
             if idempotency_key is not None and runs.store.with_key(idempotency_key) is not None:
@@ -92,6 +97,7 @@ def tools(services: Services) -> list[ToolSpec]:
             args,
             wait_s,
             slots=list(slots),
+            slots_needed=slots_needed(args["recipe"]["processes"], slots) if args else 1,
             environment=slots,
             idempotency_key=idempotency_key,
             request={"dataset_id": dataset_id, "base_model": base_model, "recipe": recipe or {}},

@@ -46,16 +46,33 @@ def padded_tokens(lengths: Sequence[int], order: Sequence[int], batch_size: int)
     )
 
 
-def packed_sequences(lengths: Sequence[int], max_length: int) -> int:
-    """Sequences of `max_length` that packing makes of the rows: best fit, longest row first."""
+def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+    """Which rows, by index, share a sequence of `max_length` tokens: best fit, longest row first.
+
+    Rows longer than `max_length` count as that long.
+    """
     import bisect
 
-    rooms: list[int] = []  # free tokens of each sequence, ascending
-    for length in sorted((min(length, max_length) for length in lengths), reverse=True):
-        place = bisect.bisect_left(rooms, length)
-        room = rooms.pop(place) if place < len(rooms) else max_length
-        bisect.insort(rooms, room - length)
-    return len(rooms)
+    groups: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (free tokens, group) of each sequence that has room for a row, ascending
+    shortest = min(lengths, default=0)
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        length = min(lengths[row], max_length)
+        place = bisect.bisect_left(rooms, (length, 0))
+        if place < len(rooms):
+            room, group = rooms.pop(place)
+        else:
+            room, group = max_length, len(groups)
+            groups.append([])
+        groups[group].append(row)
+        if room - length >= shortest:
+            bisect.insort(rooms, (room - length, group))
+    return groups
+
+
+def packed_sequences(lengths: Sequence[int], max_length: int) -> int:
+    """Sequences of `max_length` that packing makes of the rows."""
+    return len(pack(lengths, max_length))
 
 
 def steps_in_epoch(sequences: int, effective_batch: int) -> int:

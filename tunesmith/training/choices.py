@@ -9,11 +9,11 @@ from typing import Any
 
 from tunesmith.errors import InvalidArgument
 from tunesmith.training.batching import packed_sequences, steps_in_epoch
-from tunesmith.training.hardware import Hardware
+from tunesmith.training.hardware import AS_ASKED, Hardware
 from tunesmith.training.memory import Shape
-from tunesmith.training.recipe import RecipeOptions
+from tunesmith.training.recipe import ADAPTER_FIELDS, RecipeOptions
 
-AS_ASKED = "As you asked."
+NO_ADAPTER = "Every weight is trained: there is no adapter."
 # Rows → epochs: few rows need many passes, many need few. The last number is the one chosen.
 EPOCHS: tuple[tuple[int, str, int], ...] = (
     (200, "5–8", 6),
@@ -24,7 +24,8 @@ EPOCHS: tuple[tuple[int, str, int], ...] = (
 EFFECTIVE_BATCH_SMALL, EFFECTIVE_BATCH_LARGE = 8, 16
 LARGE_DATASET = 2000
 MICRO_TOKENS_CPU, MICRO_TOKENS_CUDA = 2048, 8192  # tokens in one forward pass worth having: more is no faster
-PACKED_LENGTH = 2048
+GOOD_TOKENS_CUDA = 2048  # with fewer a card waits to be told what to do
+PACKED_LENGTH = 2048  # at most, unless a row is longer
 DEFAULTS: dict[str, tuple[Any, str]] = {
     "rank": (16, "Enough for a few thousand rows."),
     "alpha": (32, "Twice the rank, as usual."),
@@ -37,6 +38,13 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "prompt_format": ("chat", "The model's own template, so that it is asked as it was taught."),
     "seed": (42, "Any number; the same one gives the same run."),
     "on_out_of_memory": ("recover", "Goes on from the newest checkpoint with a smaller batch."),
+}
+
+# Where every weight is trained. The rest is as above.
+DEFAULTS_FULL: dict[str, tuple[Any, str]] = {
+    "learning_rate": (2e-5, "A tenth of LoRA's: every weight moves, and a longer step unlearns what the base knows."),
+    "weight_decay": (0.01, "Light: in a short run it hardly shows."),
+    "max_grad_norm": (1.0, "The usual value over all weights, whose gradient is longer than an adapter's."),
 }
 
 
@@ -63,8 +71,11 @@ class Choices:
 
 def choose_defaults(choices: Choices) -> None:
     """The fields whose value depends on nothing else."""
-    for name, (value, why) in DEFAULTS.items():
+    full = choices.options.method == "full"
+    for name, (value, why) in {**DEFAULTS, **(DEFAULTS_FULL if full else {})}.items():
         choices.choose(name, value, why)
+    for name in ADAPTER_FIELDS if full else ():
+        choices.change(name, None, NO_ADAPTER)
     if choices.options.rank is not None and choices.options.alpha is None:
         choices.change("alpha", min(2048, 2 * choices.options.rank), "Twice the rank, as usual.")
     choices.values["max_steps"] = choices.options.max_steps
@@ -74,11 +85,13 @@ def choose_defaults(choices: Choices) -> None:
 
 
 def choose_targets(choices: Choices, shape: Shape) -> None:
-    """The layers that get an adapter.
+    """The layers that get an adapter; none where every weight is trained.
 
     Raises:
         InvalidArgument: a name this model does not have, with the names it has.
     """
+    if choices.options.method == "full":
+        return
     known = list(shape.modules)
     wrong = [name for name in choices.options.target_modules or () if name not in known]
     if wrong:
@@ -89,13 +102,18 @@ def choose_targets(choices: Choices, shape: Shape) -> None:
     choices.choose("target_modules", known, "All linear layers: learns most for its memory.")
 
 
-def choose_packing(choices: Choices, hardware: Hardware, engine: str) -> None:
-    """Whether rows are joined."""
-    if hardware.cuda and engine == "unsloth":
+def choose_packing(choices: Choices, hardware: Hardware, *, joins: bool) -> None:
+    """Whether several rows share a sequence."""
+    if hardware.cuda and (choices.values["engine"] == "unsloth" or joins):
         choices.choose("packing", True, "Leaves no padding; several times faster with short rows.")
     else:
         why = "Rows of like length are batched instead" + ("." if hardware.cuda else ", which is faster on a CPU.")
         choices.choose("packing", False, why)
+
+
+def rounded_length(longest: int) -> int:
+    """Tokens of the longest row, up to the next multiple of 32."""
+    return max(32, math.ceil(longest / 32) * 32)
 
 
 def choose_length(choices: Choices, lengths: Sequence[int], shape: Shape) -> None:
@@ -110,10 +128,13 @@ def choose_length(choices: Choices, lengths: Sequence[int], shape: Shape) -> Non
             f"max_length={choices.options.max_length} is beyond the model's context of {shape.context} tokens.",
             next=f"Use at most {shape.context}; the longest row has {longest} tokens.",
         )
-    rounded = max(32, math.ceil(longest / 32) * 32)
+    rounded = rounded_length(longest)
     if choices.values["packing"]:
-        rounded = max(PACKED_LENGTH, rounded)
-        why = f"Room for several rows in one sequence; the longest row has {longest} tokens."
+        rows = rows_in_a_step(len(lengths)) // (choices.options.processes or 1)
+        wanted = rounded_length(math.ceil(max(1, rows) * sum(lengths) / len(lengths)))
+        rounded = max(min(PACKED_LENGTH, wanted), rounded)
+        # A longer sequence of short rows would be faster and learn less: fewer, larger steps.
+        why = f"About the rows that a step takes in one sequence; the longest row has {longest} tokens."
     else:
         why = f"The longest row has {longest} tokens, so none is cut."
     if rounded > shape.context:
@@ -123,10 +144,15 @@ def choose_length(choices: Choices, lengths: Sequence[int], shape: Shape) -> Non
     choices.choose("max_length", rounded, why)
 
 
+def rows_in_a_step(rows: int) -> int:
+    """The usual effective batch for so many rows."""
+    return EFFECTIVE_BATCH_SMALL if rows < LARGE_DATASET else EFFECTIVE_BATCH_LARGE
+
+
 def choose_batch(choices: Choices, lengths: Sequence[int], hardware: Hardware) -> None:
     """Micro-batch and accumulation: the effective batch from the rows, the micro-batch from their tokens."""
     packing, max_length = choices.values["packing"], choices.values["max_length"]
-    effective = EFFECTIVE_BATCH_SMALL if len(lengths) < LARGE_DATASET else EFFECTIVE_BATCH_LARGE
+    effective = rows_in_a_step(len(lengths))
     why = f"{effective} rows in a step for {len(lengths)} rows"
     longest = min(max_length, max(lengths))
     if packing:
@@ -136,11 +162,17 @@ def choose_batch(choices: Choices, lengths: Sequence[int], hardware: Hardware) -
         longest = max_length
     given_batch, given_accumulation = choices.options.batch_size, choices.options.gradient_accumulation
     limit = MICRO_TOKENS_CUDA if hardware.cuda else MICRO_TOKENS_CPU
-    batch = _power_of_two(max(1.0, min(effective, limit / longest)))
+    processes = choices.values["processes"]
+    one = effective / processes  # rows in a step for one process
+    batch = _power_of_two(max(1.0, min(one, limit / longest)))
     if given_batch is None and given_accumulation is not None:
-        batch = min(batch, _power_of_two(max(1.0, effective / given_accumulation)))
+        batch = min(batch, _power_of_two(max(1.0, one / given_accumulation)))
     batch = choices.choose("batch_size", batch, f"{why}; up to {limit} tokens in one pass.")
-    choices.choose("gradient_accumulation", max(1, effective // batch), f"{why}, {batch} at a time.")
+    at_a_time = f"{batch} at a time" if processes == 1 else f"{batch} at a time in each of {processes} processes"
+    choices.choose("gradient_accumulation", max(1, effective // (batch * processes)), f"{why}, {at_a_time}.")
+    made = batch * choices.values["gradient_accumulation"] * processes
+    if processes > 1 and made != effective and given_batch is None and given_accumulation is None:
+        choices.reasons["gradient_accumulation"] += f" That makes {made}: {processes} do not divide {effective}."
 
 
 def choose_epochs(choices: Choices, rows: int) -> None:
@@ -152,7 +184,8 @@ def choose_epochs(choices: Choices, rows: int) -> None:
 
 def count_steps(values: dict[str, Any], sequences: int) -> tuple[int, int]:
     """(steps of the run, steps of one epoch), from epochs, max_steps and the effective batch."""
-    per_epoch = steps_in_epoch(sequences, values["batch_size"] * values["gradient_accumulation"])
+    effective = values["batch_size"] * values["gradient_accumulation"] * values["processes"]
+    per_epoch = steps_in_epoch(sequences, effective)
     steps = math.ceil(values["epochs"] * per_epoch)
     if values["max_steps"] is not None:
         steps = min(steps, values["max_steps"])

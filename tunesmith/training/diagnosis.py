@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tunesmith.training import symptoms
+from tunesmith.training import preference_symptoms, symptoms
 from tunesmith.training.changes import first_usable
 from tunesmith.training.curves import Curves, read
 from tunesmith.training.fact_records import Facts
@@ -40,7 +40,10 @@ def diagnose(
         recipe: the resolved recipe it ran with.
         facts: what the worker knew of the rows; None where it left nothing.
     """
-    curves = read(metrics)
+    lines = list(metrics)
+    curves = read(lines)
+    if facts is not None and facts.objective == "dpo":
+        return _of_preference(curves, preference_symptoms.last_rewards(lines), result, error, recipe)
     found = [
         finding
         for finding in (
@@ -57,6 +60,32 @@ def diagnose(
     ]
     if not found:
         return _nothing_found(curves, error)
+    return _diagnosis(found, result, error, recipe)
+
+
+def _of_preference(
+    curves: Curves,
+    rewards: Mapping[str, float],
+    result: Mapping[str, Any] | None,
+    error: Mapping[str, Any] | None,
+    recipe: Mapping[str, Any],
+) -> Diagnosis:
+    memory = symptoms.out_of_memory(result, error, recipe)
+    found = preference_symptoms.findings(curves, recipe, rewards, ended=bool(result or error))
+    if memory is not None or found:
+        told = _diagnosis([*([memory] if memory else []), *found], result, error, recipe)
+    else:
+        told = _nothing_found(curves, error, preference_symptoms.evidence(curves, rewards))
+    return told.model_copy(update={"summary": f"{told.summary} {preference_symptoms.NOT_JUDGED}"})
+
+
+def _diagnosis(
+    found: list[Finding],
+    result: Mapping[str, Any] | None,
+    error: Mapping[str, Any] | None,
+    recipe: Mapping[str, Any],
+) -> Diagnosis:
+    """What was found, worst first, as it is told."""
     if any(
         finding.symptom.code == "diverged" for finding in found
     ):  # what the curves show besides only follows from it
@@ -71,21 +100,23 @@ def diagnose(
     )
 
 
-def _nothing_found(curves: Curves, error: Mapping[str, Any] | None) -> Diagnosis:
+def _nothing_found(curves: Curves, error: Mapping[str, Any] | None, evidence: str = "") -> Diagnosis:
     if len(curves.losses) < ENOUGH_STEPS:
         return Diagnosis(
             health="unhealthy" if error else "unknown",
-            summary=f"Only {len(curves.losses)} steps were measured, too few to judge." + _end(error),
+            summary=f"Steps measured so far: {len(curves.losses)}, too few to judge." + _end(error),
             symptoms=[],
             suggested_recipe={},
         )
-    evidence = f"Training loss {curves.smooth[0]:.2f} → {curves.smooth[-1]:.2f}"
-    if len(curves.held_out) > 1:
-        evidence += f", held-out loss {curves.held_out[0][1]:.2f} → {curves.held_out[-1][1]:.2f}"
+    if not evidence:
+        evidence = f"Training loss {curves.smooth[0]:.2f} → {curves.smooth[-1]:.2f}"
+        if len(curves.held_out) > 1:
+            evidence += f", held-out loss {curves.held_out[0][1]:.2f} → {curves.held_out[-1][1]:.2f}"
+        evidence += "."
     return Diagnosis(
         health="healthy" if not error else "attention",
-        summary=evidence + "." + _end(error),
-        symptoms=[Symptom(code="healthy", evidence=evidence + ".", advice=[])],
+        summary=evidence + _end(error),
+        symptoms=[Symptom(code="healthy", evidence=evidence, advice=[])],
         suggested_recipe={},
     )
 

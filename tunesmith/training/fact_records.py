@@ -20,6 +20,7 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    objective: str = Field(default="sft", description="What was learned: sft, or dpo for preference.")
     rows: int = Field(description="Rows trained on.")
     held_out: int = Field(description="Rows held out.")
     vocabulary: int = Field(description="Tokens the base knows; guessing among them costs the logarithm of that.")

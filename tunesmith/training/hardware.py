@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
 from tunesmith.errors import MissingExtra, NotSupported
-from tunesmith.training.recipe import Engine, Method, Optimizer, RecipeOptions
+from tunesmith.training.kernels import MIN_TORCH, keeps_rows_apart, version_of
+from tunesmith.training.process import usable_cores
+from tunesmith.training.recipe import MAX_PROCESSES, Engine, Method, Optimizer, RecipeOptions
 from tunesmith.training.records import AssumedGpu
 
 if TYPE_CHECKING:
     from tunesmith.machine.records import Gpu, MachineReport
 
 GIB = 2**30
+AS_ASKED = "As you asked."
 GPU_SHARE = 0.95  # of what is free; the rest is for fragmentation and the desktop
 CONTEXT_GIB = 0.5  # what CUDA and its libraries hold in each process, outside what torch reserves and is planned
 RAM_SHARE = 0.8
@@ -26,7 +30,10 @@ NO_CUDA_NEXT = "Leave it out, or plan for a card with assume_gpu; check_gpu says
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a run would train. Memory in GiB; `capability` is CUDA's, 0 without a card."""
+    """Where a run would train. Memory in GiB; `capability` is CUDA's, 0 without a card.
+
+    `places` is for how many training processes there is room: cards alike, or cores. `torch` is its (major, minor).
+    """
 
     device: Literal["cuda", "cpu"]
     name: str
@@ -35,7 +42,9 @@ class Hardware:
     assumed: bool
     unsloth: bool
     bitsandbytes: bool
+    places: int = 1
     notes: tuple[str, ...] = ()
+    torch: tuple[int, int] = MIN_TORCH
 
     @property
     def cuda(self) -> bool:
@@ -54,6 +63,7 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
             assumed=True,
             unsloth=capability >= MIN_CAPABILITY_UNSLOTH,
             bitsandbytes=True,
+            places=MAX_PROCESSES,
             notes=("Planned for a card this machine does not have; Unsloth and bitsandbytes are taken as installed.",),
         )
     card, notes = _usable_card(machine)
@@ -66,6 +76,8 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
             assumed=False,
             unsloth=_works(machine, "unsloth"),
             bitsandbytes=_works(machine, "bitsandbytes"),
+            torch=version_of(machine.torch.version),
+            places=max(1, len(_cards_alike(machine))),
             notes=notes + _held_memory(card),
         )
     free = machine.ram_free_gib if machine is not None else psutil.virtual_memory().available / GIB
@@ -77,6 +89,7 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
         assumed=False,
         unsloth=False,
         bitsandbytes=False,
+        places=usable_cores(),
         notes=notes,
     )
 
@@ -105,12 +118,21 @@ def device_slots(machine: MachineReport) -> dict[str, dict[str, str]]:
     cards = _cuda_cards(machine)
     if planned is None or len(cards) == 1 or "CUDA_VISIBLE_DEVICES" in os.environ:
         return {DEVICE_SLOT: {}}
-    alike = [
+    return {f"gpu:{card.uuid}": {"CUDA_VISIBLE_DEVICES": str(card.uuid)} for card in _cards_alike(machine)}
+
+
+def _cards_alike(machine: MachineReport) -> list[Gpu]:
+    """The cards as large and as able as the one that is planned for, of those that CUDA_VISIBLE_DEVICES leaves."""
+    planned, _ = _usable_card(machine)
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return [
         card
-        for card in cards
-        if card.total_gib >= planned.total_gib * 0.98 and card.compute_capability == planned.compute_capability
+        for card in _cuda_cards(machine)
+        if planned is not None
+        and card.total_gib >= planned.total_gib * 0.98
+        and card.compute_capability == planned.compute_capability
+        and (not visible or str(card.index) in visible or str(card.uuid) in visible)
     ]
-    return {f"gpu:{card.uuid}": {"CUDA_VISIBLE_DEVICES": str(card.uuid)} for card in alike}
 
 
 def _cuda_cards(machine: MachineReport | None) -> list[Gpu]:
@@ -142,12 +164,30 @@ def _held_memory(card: Gpu) -> tuple[str, ...]:
     )
 
 
-def choose_engine(options: RecipeOptions, hardware: Hardware) -> tuple[Engine, str]:
+def joins_rows(config: Mapping[str, Any], hardware: Hardware) -> bool:
+    """Whether the transformers engine packs rows of this model without a mask there."""
+    capability = hardware.capability if hardware.cuda else None
+    return keeps_rows_apart(config, capability=capability, torch=hardware.torch)
+
+
+def choose_engine(options: RecipeOptions, hardware: Hardware, *, joins: bool = False) -> tuple[Engine, str]:
     """The engine and why.
+
+    Args:
+        joins: the transformers engine packs this model's rows without a mask.
 
     Raises:
         NotSupported, MissingExtra: unsloth was asked for by name and cannot work here.
     """
+    if options.method == "full":
+        if options.engine == "unsloth":
+            raise NotSupported(
+                "engine='unsloth' trains adapters here, not every weight (method='full').",
+                next="Leave engine out, or use method='lora'.",
+            )
+        # Unsloth's own way keeps the weights in 16 bits, which loses small updates; in 32 bits it saves little.
+        why = AS_ASKED if options.engine else "Every weight is trained, in 32 bits: Unsloth is used for adapters."
+        return "transformers", why
     if options.engine == "unsloth" and not hardware.unsloth:
         if not hardware.cuda:
             raise NotSupported("engine='unsloth' needs an NVIDIA GPU, and there is none to use.", next=NO_CUDA_NEXT)
@@ -158,9 +198,11 @@ def choose_engine(options: RecipeOptions, hardware: Hardware) -> tuple[Engine, s
             )
         raise MissingExtra("unsloth", extra="unsloth", purpose="train with engine='unsloth'")
     if options.engine in ("unsloth", "transformers"):
-        return options.engine, "As you asked."
+        return options.engine, AS_ASKED
+    if hardware.cuda and joins and options.packing is not False:
+        return "transformers", "Rows packed without a mask, blocks compiled in longer runs: the fastest way measured."
     if hardware.unsloth:
-        return "unsloth", "The fastest engine on an NVIDIA GPU."
+        return "unsloth", "Fast on an NVIDIA GPU, in the least memory."
     why = "Unsloth is not installed or does not work here." if hardware.cuda else "Unsloth needs an NVIDIA GPU."
     return "transformers", f"TRL and PEFT run everywhere. {why}"
 
@@ -179,7 +221,9 @@ def choose_optimizer(options: RecipeOptions, hardware: Hardware) -> tuple[Optimi
             )
         if "8bit" in options.optimizer and not hardware.bitsandbytes:
             raise MissingExtra("bitsandbytes", extra="train", purpose=f"use optimizer={options.optimizer!r}")
-        return options.optimizer, "As you asked."
+        return options.optimizer, AS_ASKED
+    if hardware.bitsandbytes and options.method != "full":
+        return "adamw_torch", "All matrices in one pass: faster than in 8 bits, for little memory beside the weights."
     if hardware.bitsandbytes:
         return "adamw_8bit", "A quarter of the optimizer memory at the same result."
     return "adamw_torch", "The 8-bit optimizer needs an NVIDIA GPU with bitsandbytes; this is the same in 32 bits."
@@ -192,11 +236,6 @@ def check_method(options: RecipeOptions, hardware: Hardware) -> None:
         NotSupported, MissingExtra: naming it.
     """
     method: Method | None = options.method
-    if method == "full":
-        raise NotSupported(
-            "method='full' (training every weight) is not supported by this version.",
-            next="Use method='lora', or leave method out.",
-        )
     if method == "qlora" and not hardware.cuda:
         raise NotSupported(
             "method='qlora' needs an NVIDIA GPU (4-bit weights through bitsandbytes), and there is none to use.",

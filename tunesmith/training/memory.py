@@ -26,6 +26,7 @@ from tunesmith.training.records import MemoryBreakdown
 GIB = 2**30
 NF4_BYTES = (4 + 0.127) / 8
 LOGIT_TOKENS = 512  # the scores of so many tokens are computed at a time
+PAIR_LOGITS = 2048, 8192  # tokens and tokens of the vocabulary whose scores TRL computes at a time for pairs
 UNSLOTH_LOGITS = 512 * 151936  # Unsloth's chunk of scores, where the vocabulary is small
 UNCALIBRATED = (0.9, 1.15)  # the interval as factors of the estimate, until this workspace has measured something
 UNCALIBRATED_CPU = (0.7, 1.4)
@@ -121,7 +122,11 @@ class Load:
         masked: attention is told which tokens may see which: rows of unlike length in a batch, or several rows packed
             into one sequence.
         packed: the sequences of a micro-batch are joined into one of `batch_size × length`.
+        compiled: the blocks are compiled, rows packed without a mask.
         weight_bytes: bytes a weight in the number format of the computation: 4 on a CPU in float32.
+        accumulates: an optimizer step takes several passes, so gradients are there during a forward pass. It matters
+            where every weight is trained.
+        pairs: each row is two sequences whose answers' log-probabilities are taken in tiles of tokens × vocabulary.
     """
 
     device: Literal["cuda", "cpu"]
@@ -137,6 +142,9 @@ class Load:
     masked: bool = False
     packed: bool = False
     weight_bytes: int = 2
+    compiled: bool = False
+    accumulates: bool = False
+    pairs: bool = False
 
     @property
     def tokens(self) -> int:
@@ -159,6 +167,10 @@ def predict(shape: Shape, load: Load) -> MemoryBreakdown:
     The peak is at the end of the forward pass, with the scores of a chunk at hand, or a moment later in the backward
     pass of a block: `logits` is what the first needs, and `activations` holds what the second needs beyond it.
     """
+    if load.method == "full":
+        from tunesmith.training.whole_memory import predict_whole  # which needs what is defined above
+
+        return predict_whole(shape, load)
     trained = shape.adapter_parameters(load.rank, load.targets)
     weights = _weight_bytes(shape, load)
     adapter = trained * _adapter_bytes(load)
@@ -213,6 +225,10 @@ def _block_bytes(shape: Shape, load: Load) -> float:
         # (two normed inputs a block), and of the MLP only gate and up are kept.
         kept = normed + 2 * shape.hidden + queries_and_output + keys_and_values + 2 * shape.intermediate
         return unit * kept + (inputs if load.dropout > 0 else 0)  # of dropout a mask of one byte
+    if load.compiled:
+        # What is cheap is computed again: kept are the inputs of the products and of the norms, and the activated gate.
+        kept = 2 * normed + queries_and_output + keys_and_values + 3 * shape.intermediate
+        return unit * kept + (inputs if load.dropout > 0 else 0)
     if load.device == "cuda" and load.masked:
         # With a mask, transformers repeats keys and values for each query head, and torch keeps the mask as numbers.
         keys_and_values = 2 * shape.query_width
@@ -239,6 +255,8 @@ def _activation_bytes(shape: Shape, load: Load) -> tuple[float, float]:
         passing = load.unit * (shape.intermediate + 4 * shape.hidden)
     elif load.device == "cpu":
         passing = 0
+    elif load.compiled:
+        passing = 16 * shape.intermediate + 4 * load.unit * shape.hidden
     else:
         passing = (10 if _adapter_bytes(load) != load.unit else 6) * shape.intermediate + 4 * load.unit * shape.hidden
     passing *= load.tokens
@@ -261,6 +279,9 @@ def logit_tokens(shape: Shape, load: Load) -> int:
 
 def _logit_bytes(shape: Shape, load: Load) -> float:
     """A chunk of scores: as computed, and their logarithms or gradient in 32 bits."""
+    if load.pairs:  # besides, their exponentials, and those times the scores
+        tokens, vocabulary = PAIR_LOGITS
+        return min(tokens, load.tokens) * min(vocabulary, shape.vocabulary) * (load.unit + 12)
     return logit_tokens(shape, load) * shape.vocabulary * (load.unit + 4)
 
 

@@ -16,6 +16,15 @@ def usable_cores() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
+def cap_memory(budget_gib: float | None) -> None:
+    """Let this process have so much of its card and no more. Imports torch."""
+    import torch
+
+    if torch.cuda.is_available() and budget_gib is not None:
+        total = torch.cuda.get_device_properties(0).total_memory / GIB
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget_gib / total))
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory instead of handing it back to the kernel at once.
 

@@ -6,9 +6,9 @@ same with nothing left open: what the trainer reads and what is stored with the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tunesmith.errors import InvalidArgument
 
@@ -20,6 +20,7 @@ Optimizer = Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
 OnOutOfMemory = Literal["recover", "fail"]
 
 MAX_STEPS = 1_000_000
+MAX_PROCESSES = 64
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Rank = Annotated[int, Field(ge=1, le=512, description="LoRA rank: the width of each adapter matrix.", examples=[16])]
@@ -40,6 +41,9 @@ LearningRate = Annotated[float, Field(gt=0, le=1, description="Peak learning rat
 WarmupSteps = Annotated[int, Field(ge=0, le=100_000, description="Optimizer steps of linear warm-up.")]
 BatchSize = Annotated[int, Field(ge=1, le=1024, description="Rows in one forward pass (with packing: sequences).")]
 Accumulation = Annotated[int, Field(ge=1, le=4096, description="Forward passes in one optimizer step.")]
+Processes = Annotated[
+    int, Field(ge=1, le=MAX_PROCESSES, description="Training processes: one GPU each; on a CPU they share its cores.")
+]
 MaxLength = Annotated[
     int, Field(ge=16, le=1_048_576, description="Longest row in tokens; longer ones are cut and counted.")
 ]
@@ -56,6 +60,18 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of the split, 
 Budget = Annotated[
     float, Field(gt=0, le=4096, description="Memory the run may use, in GiB (GPU memory, or RAM without a GPU).")
 ]
+
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "target_modules")
+
+
+class AdapterShape(NamedTuple):
+    """The part of a recipe that describes a LoRA adapter."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: list[str]
 
 
 class RecipeOptions(BaseModel):
@@ -77,6 +93,7 @@ class RecipeOptions(BaseModel):
     warmup_steps: WarmupSteps | None = None
     batch_size: BatchSize | None = None
     gradient_accumulation: Accumulation | None = None
+    processes: Processes | None = None
     max_length: MaxLength | None = None
     packing: Packing | None = None
     gradient_checkpointing: Literal["auto", "on", "off"] | None = Field(
@@ -103,13 +120,15 @@ class Recipe(BaseModel):
 
     model_config = _STRICT
 
-    method: Method = Field(description="qlora (4-bit weights) or lora (16-bit weights, 32-bit on slow CPUs).")
+    method: Method = Field(
+        description="qlora (4-bit weights), lora (16-bit weights, 32-bit on slow CPUs) or full (every weight, 32-bit)."
+    )
     engine: Engine = Field(description="Training engine.")
     prompt_format: PromptFormatName = Field(description="chat: the model's own template; alpaca.")
-    rank: Rank
-    alpha: Alpha
-    dropout: Dropout
-    target_modules: Targets
+    rank: Rank | None = Field(description="LoRA rank; null for method full, which has no adapter.")
+    alpha: Alpha | None = Field(description="LoRA alpha; the update is scaled by alpha / rank; null for method full.")
+    dropout: Dropout | None = Field(description="Dropout in the adapter, 0 to below 1; null for method full.")
+    target_modules: Targets | None = Field(description="Linear layers that get an adapter; null for method full.")
     epochs: Epochs
     max_steps: MaxSteps | None = Field(description="Upper bound on optimizer steps; null: the epochs decide.")
     learning_rate: LearningRate
@@ -117,6 +136,7 @@ class Recipe(BaseModel):
     warmup_steps: WarmupSteps
     batch_size: BatchSize
     gradient_accumulation: Accumulation
+    processes: Processes = 1  # recipes of earlier versions have none
     max_length: MaxLength
     packing: Packing
     gradient_checkpointing: Literal["on", "off"] = Field(description="Whether activations are recomputed.")
@@ -133,10 +153,24 @@ class Recipe(BaseModel):
     memory_budget_gib: Budget | None = Field(description="Memory the run may use, GiB; null: what is free.")
     on_out_of_memory: OnOutOfMemory = Field(description="recover: continue with less; fail: stop.")
 
+    @model_validator(mode="after")
+    def _adapter_belongs_to_its_method(self) -> Recipe:
+        absent = [name for name in ADAPTER_FIELDS if getattr(self, name) is None]
+        if absent != (list(ADAPTER_FIELDS) if self.method == "full" else []):
+            raise ValueError("rank, alpha, dropout and target_modules are null for method full, and only for it")
+        return self
+
+    @property
+    def adapter(self) -> AdapterShape | None:
+        """What the adapter is like; None where every weight is trained."""
+        if self.rank is None or self.alpha is None or self.dropout is None or self.target_modules is None:
+            return None
+        return AdapterShape(self.rank, self.alpha, self.dropout, self.target_modules)
+
     @property
     def effective_batch(self) -> int:
-        """Rows (with packing: sequences) in one optimizer step."""
-        return self.batch_size * self.gradient_accumulation
+        """Rows (with packing: sequences) in one optimizer step, those of all processes together."""
+        return self.batch_size * self.gradient_accumulation * self.processes
 
 
 def parse_options(values: dict[str, Any]) -> RecipeOptions:
@@ -148,7 +182,10 @@ def parse_options(values: dict[str, Any]) -> RecipeOptions:
     try:
         options = RecipeOptions.model_validate(values)
     except ValidationError as error:
-        raise _invalid([_problem(dict(detail)) for detail in error.errors()]) from error
+        problems = [_problem(dict(detail)) for detail in error.errors()]
+        wrong = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
+        rest = RecipeOptions.model_validate({name: value for name, value in values.items() if name not in wrong})
+        raise _invalid(problems + _contradictions(rest)) from error
     check_contradictions(options)
     return options
 
@@ -159,11 +196,14 @@ def check_contradictions(options: RecipeOptions) -> None:
     Raises:
         InvalidArgument: naming each pair.
     """
+    if problems := _contradictions(options):
+        raise _invalid(problems)
+
+
+def _contradictions(options: RecipeOptions) -> list[str]:
     problems = []
     if options.method == "full":
-        adapter_only = [
-            name for name in ("rank", "alpha", "dropout", "target_modules") if getattr(options, name) is not None
-        ]
+        adapter_only = [name for name in ADAPTER_FIELDS if getattr(options, name) is not None]
         if adapter_only:
             problems.append(f"method='full' trains no adapter, so {', '.join(adapter_only)} cannot apply")
     if options.target_modules is not None and len(set(options.target_modules)) != len(options.target_modules):
@@ -178,8 +218,7 @@ def check_contradictions(options: RecipeOptions) -> None:
                 problems.append(f"{name}={value} does not fit in max_steps={options.max_steps}")
     if options.scheduler == "constant" and options.warmup_steps:
         problems.append("scheduler='constant' has no warm-up, so warmup_steps cannot apply; use constant_with_warmup")
-    if problems:
-        raise _invalid(problems)
+    return problems
 
 
 def _invalid(problems: list[str]) -> InvalidArgument:

@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field
 from tunesmith.records import Record
 from tunesmith.training.recipe import Recipe
 
+Objective = Literal["sft", "dpo"]
+
 
 class AssumedGpu(Record):
     """A GPU to plan for that this machine does not have."""
@@ -39,6 +41,9 @@ class PlannedTokens(Record):
     total: int = Field(description="With padding.")
     real: int = Field(description="Without padding.")
     padding_share: float = Field(description="Share of `total` that is padding, 0 to 1.")
+    estimated: bool = Field(
+        default=False, description="True when the tokenizer could not be had and characters were counted instead."
+    )
 
 
 class MemoryBreakdown(Record):
@@ -65,12 +70,35 @@ class PlannedMemory(Record):
     calibration: str = Field(description="What the interval rests on.")
 
 
+class PlannedDisk(Record):
+    """Room on the workspace's disk for checkpoints and model."""
+
+    needed_gib: float = Field(description="At the fullest, GiB.")
+    free_gib: float = Field(description="Free now, GiB.")
+    fits: bool = Field(description="Whether there is room.")
+
+
 class Alternative(Record):
     """Something else that could be done."""
 
     change: str = Field(description="What to change.")
     predicted_peak_gib: float | None = Field(description="Peak memory then, GiB; null when it does not change.")
     cost: str = Field(description="What it costs or gains.")
+    fits: bool = Field(description="Whether that is within the budget.")
+    recipe: dict[str, Any] = Field(description="What to give as `recipe`, beside what you gave already.")
+    base_model: str | None = Field(default=None, description="Another base; null: the same.")
+
+
+class PlannedBase(Record):
+    """What is known of the base model."""
+
+    parameters_b: float = Field(description="Weights, billions.")
+    licence: str | None = Field(description="Its licence; null when the catalogue does not know the model.")
+    languages: list[str] = Field(description="Languages it was trained for, as codes; empty when not known.")
+    gated: bool = Field(description="True when its makers must grant access on the Hub before it can be fetched.")
+    here: bool = Field(description="Whether its weights are on this machine.")
+    download_gb: float | None = Field(description="What fetching them costs, GB; null when they are here.")
+    named: bool = Field(description="True when you named it; weights are only fetched for a base that was named.")
 
 
 class Plan(Record):
@@ -78,6 +106,10 @@ class Plan(Record):
 
     dataset_id: str = Field(description="The dataset.")
     base_model: str = Field(description="The base model, 'auto' resolved.")
+    base: PlannedBase
+    objective: Objective = Field(
+        default="sft", description="sft: to give the answers; dpo: to prefer the chosen answers to the rejected ones."
+    )
     recipe: Recipe = Field(description="Every hyperparameter, resolved.")
     reasons: dict[str, str] = Field(description="Why each value was chosen, by field.")
     engine: str = Field(description="unsloth or transformers.")
@@ -86,20 +118,30 @@ class Plan(Record):
     steps: int = Field(description="Optimizer steps.")
     tokens: PlannedTokens
     memory: PlannedMemory
+    disk: PlannedDisk
     eta_s: float | None = Field(
-        description="Seconds of training, from measured runs; null when nothing was measured yet."
+        description="Seconds from start to end, from measured runs; null when nothing was measured yet."
     )
+    eta_low_s: float | None = Field(default=None, description="Lower end of its interval, seconds.")
+    eta_high_s: float | None = Field(default=None, description="Upper end of its interval, seconds.")
     alternatives: list[Alternative] = Field(description="Other ways, with their memory and cost.")
     warnings: list[str] = Field(description="What you should know before starting.")
     assumed_gpu: bool = Field(description="True when planned for a GPU that this machine does not have.")
 
 
 class EvalLoss(Record):
-    """Mean loss per trained token on the held-out rows."""
+    """Mean loss on the held-out rows: nats per trained token; with objective dpo that of a pair, ln 2 before."""
 
-    before: float = Field(description="Before the first step, nats per token.")
-    after: float = Field(description="Of the model that was kept, nats per token.")
-    best: float = Field(description="The lowest seen, nats per token.")
+    before: float = Field(description="Before the first step.")
+    after: float = Field(description="Of the model that was kept.")
+    best: float = Field(description="The lowest seen.")
+
+
+class Rewards(Record):
+    """What preference training did, on the held-out pairs."""
+
+    accuracy: float = Field(description="Share of pairs whose chosen answer gained more than the rejected one, 0 to 1.")
+    margin: float = Field(description="By how much more, in nats of a whole answer times beta.")
 
 
 class Perplexity(Record):
@@ -168,9 +210,11 @@ class TrainResult(Record):
 
     model_id: str = Field(description="The model it made.")
     steps: int = Field(description="Optimizer steps done, with those of the runs it continues.")
-    train_loss: float = Field(description="Mean training loss over the last tenth of the steps, nats per token.")
+    train_loss: float = Field(description="Mean training loss over the last tenth of the steps; unit as eval_loss.")
     eval_loss: EvalLoss
-    perplexity: Perplexity
+    perplexity: Perplexity | None = Field(description="exp(loss) on the held-out rows; null with objective dpo.")
+    objective: Objective = Field(default="sft", description="sft: to give answers; dpo: to prefer the chosen ones.")
+    rewards: Rewards | None = Field(default=None, description="Of the model that was kept; null but for dpo.")
     peak_gpu_gib: float | None = Field(description="Peak reserved GPU memory, GiB; null without a GPU.")
     peak_ram_gib: float = Field(description="Peak resident memory of the training process, GiB.")
     predicted_peak_gib: float | None = Field(description="What the plan predicted, GiB; null when there was no plan.")

@@ -5,6 +5,7 @@ looks and saves; of the learning itself only what leaves the optimizer's state m
 
  - `learning_rate`: the schedule's peak. AdamW's moments do not depend on the rate.
  - `max_grad_norm`: a guard on single steps.
+ - `processes`: each step is made of the same rows, by however many. Only the random numbers of dropout are others.
  - `epochs`, `max_steps`: the schedule is laid out anew over the whole new length, so that each step from here on
    has the rate it would have had in a run of that length; earlier steps stay as they were.
 
@@ -28,6 +29,7 @@ from tunesmith.training.continuing import CHECKPOINTS, ancestry, no_checkpoint
 from tunesmith.training.recipe import Recipe, parse_options
 from tunesmith.training.reclaiming import superseded_by
 from tunesmith.training.saved import Saved
+from tunesmith.training.sharing import slots_needed
 from tunesmith.work import worker_command
 
 CHANGEABLE = (
@@ -37,6 +39,7 @@ CHANGEABLE = (
     "max_grad_norm",
     "batch_size",
     "gradient_accumulation",
+    "processes",
     "gradient_checkpointing",
     "memory_budget_gib",
     "on_out_of_memory",
@@ -74,17 +77,30 @@ def resume_run(runs: Supervisor, run_id: str, changes: Mapping[str, Any], *, ide
     spec = runs.spec(run_id)
     # A repeated call starts nothing, so it needs no checkpoint: the first one may have finished and removed them.
     repeated = idempotency_key is not None and runs.store.with_key(idempotency_key) is not None
+    args = {} if repeated else _arguments(runs, row, spec["args"], options.given())
     return runs.submit(
         "train",
         # -P: the folder the server was started in must not stand before the library.
         worker_command("training"),
-        {} if repeated else _arguments(runs, row, spec["args"], options.given()),
+        args,
         slots=row.slots,  # the same devices
+        slots_needed=row.slots_needed if repeated else _slots_needed(row, args["recipe"]["processes"]),
         environment=spec.get("environment"),
         idempotency_key=idempotency_key,
         request={"resume": run_id, "recipe_changes": dict(changes)},
         resume_of=run_id,
     )
+
+
+def _slots_needed(row: RunRow, processes: int) -> int:
+    """Raises `InvalidArgument` where the run had fewer cards to choose from."""
+    needed = slots_needed(processes, row.slots)
+    if needed > len(row.slots):
+        raise InvalidArgument(
+            f"processes={processes}: this training was started where there were {len(row.slots)} card(s) alike.",
+            next=f"Use processes={len(row.slots)} at most.",
+        )
+    return needed
 
 
 def _arguments(
@@ -125,19 +141,24 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def _batch_problems(recipe: Recipe, new: dict[str, Any]) -> list[str]:
-    """Why the new batch is another effective batch. With only one of the two given, the other is put into `new`."""
-    given = {name: new[name] for name in ("batch_size", "gradient_accumulation") if name in new}
-    effective = recipe.effective_batch
-    if not given:
+    """Why the new batch is another effective batch. What is not given of the three is put into `new`."""
+    if not {"batch_size", "gradient_accumulation", "processes"} & new.keys():
         return []
-    if len(given) == 1:
-        (value,) = given.values()
-        if effective % value == 0:
-            new |= {"batch_size": effective // value, "gradient_accumulation": effective // value, **given}
-            return []
-    elif given["batch_size"] * given["gradient_accumulation"] == effective:
+    processes = new.get("processes", recipe.processes)
+    rows, left = divmod(recipe.effective_batch, processes)  # of one process in a step
+    batch, accumulation = new.get("batch_size"), new.get("gradient_accumulation")
+    if batch is None:
+        limit = recipe.batch_size if accumulation is None else rows // accumulation
+        batch = next((size for size in range(min(limit, rows), 0, -1) if rows % size == 0), 1)
+    if accumulation is None:
+        accumulation = max(1, rows // batch)
+    if left == 0 and batch * accumulation == rows:
+        new |= {"batch_size": batch, "gradient_accumulation": accumulation}
         return []
-    return [f"batch_size × gradient_accumulation is {recipe.batch_size} × {recipe.gradient_accumulation} = {effective}"]
+    names, factors = "batch_size × gradient_accumulation", f"{recipe.batch_size} × {recipe.gradient_accumulation}"
+    if processes != 1 or recipe.processes != 1:
+        names, factors = f"{names} × processes", f"{factors} × {recipe.processes}"
+    return [f"{names} is {factors} = {recipe.effective_batch}"]
 
 
 def _newest_state(runs: Supervisor, run_id: str) -> tuple[Saved, bool]:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tunesmith.errors import BadInput
+from tunesmith.training.passes import Passes
 from tunesmith.training.records import Recovery
 
 FILE = "tunesmith.json"
@@ -52,6 +53,7 @@ class Saved(BaseModel):
         base_fingerprint: as `fingerprint` gives it.
         recipe: as it was after stepping down when memory ran out.
         recoveries: those steps down.
+        passes: how much goes through the model at a time since then.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +71,7 @@ class Saved(BaseModel):
     prompt_format: dict[str, Any]
     recipe: dict[str, Any]
     recoveries: list[Recovery]
+    passes: Passes = Passes()
     looks: Looks
 
     def write(self, checkpoint: Path) -> None:

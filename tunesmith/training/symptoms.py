@@ -35,6 +35,7 @@ PLATEAU_STEPS = 30
 FEW_STEPS = 20
 CLIPPED = 1000.0  # times the clipping norm
 LOW_RATE = 1e-4
+LOW_RATE_WHOLE = 1e-5  # the same where every weight is trained
 
 
 @dataclass(frozen=True)
@@ -153,17 +154,22 @@ def _why_not_learning(curves: Curves, recipe: Mapping[str, Any]) -> tuple[list[A
         return [
             Advice(
                 change=f"More steps than {steps}: epochs {recipe.get('epochs')}, max_steps {recipe.get('max_steps')}",
-                why="The adapter begins at zero; some fifty steps are the least that tells.",
+                why="Some fifty steps are the least that tells; "
+                + ("at such a rate whole weights move slowly." if _whole(recipe) else "the adapter begins at zero."),
             ),
             look,
         ], changes.longer(recipe, steps)
     factor, words = (
-        (10, "ten times that") if isinstance(now, int | float) and now < LOW_RATE else (3, "three times that")
+        (10, "ten times that")
+        if isinstance(now, int | float) and now < (LOW_RATE_WHOLE if _whole(recipe) else LOW_RATE)
+        else (3, "three times that")
     )
     return [
         Advice(
             change=f"learning_rate {now} → {words}",
-            why="The adapter has hardly moved; for LoRA, 1e-4 to 1e-3 is usual.",
+            why="The weights have hardly moved; where all are trained, 1e-5 to 5e-5 is usual."
+            if _whole(recipe)
+            else "The adapter has hardly moved; for LoRA, 1e-4 to 1e-3 is usual.",
         ),
         look,
     ], changes.rate(recipe, factor)
@@ -222,7 +228,10 @@ def memorising(curves: Curves, recipe: Mapping[str, Any]) -> Finding | None:
         return None
     advice = [
         Advice(change=f"epochs {recipe.get('epochs')} → about half", why="Fewer passes leave less to recite."),
-        Advice(change="dropout 0.05 or a lower rank", why="Less capacity to store sentences word for word."),
+        Advice(
+            change='method "lora"' if _whole(recipe) else "dropout 0.05 or a lower rank",
+            why="Less capacity to store sentences word for word.",
+        ),
     ]
     return Finding(
         Symptom(
@@ -277,11 +286,18 @@ def plateau(curves: Curves, recipe: Mapping[str, Any]) -> Finding | None:
     if _fall(middle, last) >= enough or _fall(first, middle) < NOT_LEARNING_DROP:
         return None
     wider = Advice(change=f"rank {recipe.get('rank')} → twice that", why="A wider adapter can store more.")
+    if _whole(recipe):
+        wider = Advice(change="A larger base_model", why="Every weight is trained already.")
     if narrow:
         wider = Advice(change="Leave target_modules and rank out", why="An adapter on all linear layers learns most.")
     advice = [wider, Advice(change="Stop here", why="More steps of the same will not change much.")]
     evidence = f"{kind} loss {first:.3f}, halfway {middle:.3f}, in the end {last:.3f}: it stopped falling."
     return Finding(Symptom(code="plateau", evidence=evidence, advice=advice), changes.wider(recipe))
+
+
+def _whole(recipe: Mapping[str, Any]) -> bool:
+    """Whether every weight is trained, without an adapter."""
+    return recipe.get("method") == "full"
 
 
 def _is_narrow(recipe: Mapping[str, Any]) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from tunesmith.training.examples import IGNORED
+from tunesmith.training.kernels import LONGEST, PLAIN_MODELS, ROW_ENDS, TRAINED
 from tunesmith.training.memory import LOGIT_TOKENS
 
-# Models whose scores are the head's product and nothing more (no soft cap, no scale).
-PLAIN_HEADS = frozenset({"llama", "qwen2", "qwen3", "mistral"})
+CONTEXT = ("attention_mask", "position_ids", ROW_ENDS, LONGEST)  # what the blocks are told besides the tokens
 
 
 def can_take(model: Any) -> bool:
@@ -25,7 +25,7 @@ def can_take(model: Any) -> bool:
     causal = model.get_base_model()
     head = causal.get_output_embeddings()
     return (
-        getattr(causal.config, "model_type", None) in PLAIN_HEADS
+        getattr(causal.config, "model_type", None) in PLAIN_MODELS
         and type(head) is torch.nn.Linear
         and not head.weight.requires_grad
     )
@@ -35,18 +35,26 @@ def loss_of(model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
     """The loss of one micro-batch, scores computed only where a token is trained.
 
     Args:
-        inputs: `input_ids` and `labels` [rows, tokens]; `attention_mask` and `position_ids` where they are needed.
+        inputs: `input_ids` and `labels` [rows, tokens]; those of `CONTEXT` that are needed.
         items: trained tokens of the whole optimizer step, by which the sum is divided; None: those of this batch.
     """
     causal = model.get_base_model()
-    labels = inputs["labels"][:, 1:]
-    trained = labels != IGNORED
-    context = {name: inputs[name] for name in ("attention_mask", "position_ids") if name in inputs}
+    context = {name: inputs[name] for name in CONTEXT if name in inputs}
     hidden = causal.base_model(input_ids=inputs["input_ids"], use_cache=False, **context).last_hidden_state
     head = causal.get_output_embeddings()
-    wanted = labels[trained]
-    total: Any = SummedLoss.apply(hidden[:, :-1][trained], wanted, head.weight, head.bias)
+    states, wanted = answers(hidden, inputs)
+    total: Any = SummedLoss.apply(states, wanted, head.weight, head.bias)
     return total / (items if items is not None else max(1, len(wanted)))
+
+
+def answers(hidden: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the trained tokens are predicted from, [n, hidden], and the tokens, [n]."""
+    if TRAINED in inputs:
+        trained_at = inputs[TRAINED]
+        return hidden[0, trained_at - 1], inputs["labels"][0, trained_at]
+    labels = inputs["labels"][:, 1:]
+    trained = labels != IGNORED
+    return hidden[:, :-1][trained], labels[trained]
 
 
 class SummedLoss(torch.autograd.Function):

@@ -7,26 +7,35 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from accelerate import AutocastKwargs
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from tunesmith import checkpoints
 from tunesmith.files import TEMPORARY_PREFIX, raise_if_disk_full
 from tunesmith.training.batching import epoch_order
-from tunesmith.training.engines import head_loss
+from tunesmith.training.engines import attention, head_loss, trained_head
+from tunesmith.training.engines.joined import REAL, Joining, packed_rows
+from tunesmith.training.engines.lean import LeanTrainer
 from tunesmith.training.engines.loaded import Loaded
+from tunesmith.training.engines.parts import free_memory, parts_of
 from tunesmith.training.examples import IGNORED, Example
+from tunesmith.training.kernels import ROW_ENDS, worth_compiling
+from tunesmith.training.passes import Passes
 from tunesmith.training.recipe import Recipe
+from tunesmith.training.recovery import ran_out_of_memory
+
+if TYPE_CHECKING:
+    from tunesmith.training.engines.group import Group
 
 
 class StepOrder(Sampler[int]):
@@ -49,24 +58,43 @@ class StepOrder(Sampler[int]):
         return iter(epoch_order(self.lengths, self.effective_batch, seed=self.seed, epoch=self.epoch))
 
 
-class Trainer(SFTTrainer):
+class Trainer(LeanTrainer):
     """SFTTrainer with our row order and a held-out loss that weighs every token alike.
 
     Attributes:
         recipe: the resolved recipe.
         held_out: the held-out rows that are measured.
+        passes: how much goes through the model at a time, where that is less than the recipe says.
+        joins: packed rows are told apart by their boundaries, see `joined.py`.
+        on_less: told of the step, the change and the error when an evaluation went on with less.
         real_tokens: tokens trained on since the last `take_real_tokens`, without padding.
+        looking: held-out (rows done, rows, tokens done, tokens) of the look that goes on.
     """
 
     def __init__(
-        self, *args: Any, recipe: Recipe, lengths: Sequence[int], held_out: Sequence[Example], **kwargs: Any
+        self,
+        *args: Any,
+        recipe: Recipe,
+        lengths: Sequence[int],
+        held_out: Sequence[Example],
+        passes: Passes,
+        on_less: Callable[[int, str, str], None],
+        joins: bool = False,
+        **kwargs: Any,
     ) -> None:
         self.recipe = recipe
+        self.joins = joins
         self.held_out = held_out
+        self.passes = passes
+        self.on_less = on_less
+        self.looking = 0, 0, 0, 0
         self._lengths = lengths
         self._real_tokens: Any = 0
         super().__init__(*args, **kwargs)
-        self._own_loss = recipe.engine == "transformers" and head_loss.can_take(self.model)
+        self._own_loss: Any = None
+        if recipe.engine == "transformers":
+            ways = (head_loss, trained_head)
+            self._own_loss = next((way.loss_of for way in ways if way.can_take(self.model)), None)
 
     def take_real_tokens(self) -> int:
         """Real tokens trained on since the last call. Waits for the device."""
@@ -123,7 +151,7 @@ class Trainer(SFTTrainer):
         scheduler._last_lr = rates
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.recipe.packing:
+        if self.recipe.packing and not self.joins:
             return super()._get_train_sampler(train_dataset)
         return StepOrder(self._lengths, self.recipe.effective_batch, self.recipe.seed)
 
@@ -135,12 +163,11 @@ class Trainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.model is not None and self.model.training:
-            mask = inputs.get("attention_mask")
-            self._real_tokens = self._real_tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
-            if self._own_loss and model is self.model and not args and not kwargs.get("return_outputs"):
+            self._real_tokens = self._real_tokens + _real_tokens(inputs)
+            if self._own_loss is not None and model is self.model and not args and not kwargs.get("return_outputs"):
                 # The library's forward pass, which this goes around, is where a card's number format is set.
-                with nullcontext() if self.args.use_cpu else self.accelerator.autocast():
-                    return head_loss.loss_of(model, inputs, kwargs.get("num_items_in_batch"))
+                with self._number_format():
+                    return self._own_loss(model, inputs, kwargs.get("num_items_in_batch"))
             if not self.args.use_cpu and not getattr(self, "aux_loss_enabled", False):
                 # TRL's own also takes accuracy and entropy of each micro-batch off the card, and waits for it each
                 # time. Looked up when called: Unsloth replaces it.
@@ -148,47 +175,156 @@ class Trainer(SFTTrainer):
                 return transformers.Trainer.compute_loss(self, model, inputs, *args, **kwargs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """As the library does it, but a packed sequence in parts where memory once ran out."""
+        limit = self.passes.packed_tokens
+        parts = (
+            parts_of(inputs, limit) if self.recipe.packing and limit and num_items_in_batch is not None else [inputs]
+        )
+        losses = [super(Trainer, self).training_step(model, part, num_items_in_batch) for part in parts]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """Held-out loss in nats per trained token, over all held-out rows at once (not a mean of batch means)."""
-        metrics = {"eval_loss": self.heldout_loss()}
+        try:
+            loss = self.heldout_loss()
+        except Exception as error:
+            step = self.state.global_step
+            folder = checkpoints.folder_of(Path(str(self.args.output_dir)), step)
+            if ran_out_of_memory(error) and step > 0 and not checkpoints.is_sealed(folder):
+                self.save_now()  # what was trained up to here is not to be trained again
+            raise
+        metrics = {"eval_loss": loss}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def heldout_loss(self) -> float:
-        """The loss on the held-out rows as the model is now."""
+        """The loss on the held-out rows as the model is now. Where memory runs out, fewer rows are taken at a time.
+
+        Raises:
+            Exception: memory ran out with one row; or at once, where the recipe says not to recover.
+        """
         model = self.model
         assert model is not None
         was_training = model.training
         model.eval()
-        device = next(model.parameters()).device
-        pad: Any = self._tokenizer.pad_token_id
         os.environ["UNSLOTH_RETURN_LOGITS"] = "0"  # whole logits of a batch would be gigabytes
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        tokens = 0
+        loss_sum = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+        # Longest first: what does not fit shows at once.
+        ordered = sorted(self.held_out, key=lambda example: -len(example.input_ids))
+        tokens = [len(example.input_ids) for example in ordered]
+        start = 0
         try:
-            for rows in _evaluation_batches(self.held_out, self.recipe):
+            while start < len(ordered):
+                self.looking = start, len(ordered), sum(tokens[:start]), sum(tokens)
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-                count = sum(example.trained_tokens for example in rows)
-                # Not inference_mode: what the kernels keep from here on would be unusable for a backward pass.
-                with torch.no_grad(), self.compute_loss_context_manager():
-                    loss_sum += model(**_pad(rows, pad, device)).loss.double() * count
-                tokens += count
+                rows = ordered[start : start + self._rows_at_a_time(ordered[start])]
+                try:
+                    loss_sum += self.held_out_pass(rows)
+                except Exception as error:
+                    recover = self.recipe.on_out_of_memory == "recover" and len(rows) > 1
+                    if not recover or not ran_out_of_memory(error):
+                        raise
+                    failure = str(error)
+                else:
+                    start += len(rows)
+                    continue
+                free_memory()
+                self.passes.evaluation_rows = len(rows) // 2
+                self.on_less(self.state.global_step, f"evaluation rows {len(rows)} → {len(rows) // 2}", failure)
         finally:
             model.train(was_training)
-        return float(loss_sum) / tokens
+        return float(loss_sum) / sum(self.weight_of(example) for example in ordered)
+
+    def weight_of(self, example: Example) -> int:
+        """What a row counts in the held-out loss: each trained token alike."""
+        return example.trained_tokens
+
+    def measured_besides(self, *, held_out: bool) -> dict[str, float]:
+        """What the last look, or the steps since the last call, showed besides the loss; nothing here."""
+        return {}
+
+    @staticmethod
+    def columns(train: Sequence[Example]) -> dict[str, list[Any]]:
+        """The rows as a table."""
+        return {
+            "input_ids": [example.input_ids for example in train],
+            "labels": [example.labels for example in train],
+        }
+
+    def held_out_pass(self, rows: Sequence[Example]) -> torch.Tensor:
+        """The summed loss of some held-out rows in one pass; a scalar in 64 bits."""
+        model = self.model
+        assert model is not None
+        filler: Any = self._tokenizer.pad_token_id
+        if self.joins:
+            return self._joined_pass(rows)
+        # Not inference_mode: what the kernels keep from here on would be unusable for a backward pass.
+        with torch.no_grad(), self._evaluating():
+            loss = model(**pad(rows, filler, next(model.parameters()).device)).loss
+        return loss.double() * sum(example.trained_tokens for example in rows)
+
+    def _joined_pass(self, rows: Sequence[Example]) -> torch.Tensor:
+        """`held_out_pass` of rows that are joined. All passes are alike in shape, so long as memory suffices."""
+        assert self._own_loss is not None
+        tokens = sum(len(row.input_ids) for row in rows)
+        lengths = [len(row.input_ids) for row in self.held_out]
+        room = tokens if self.passes.evaluation_rows else max(tokens, self._tokens_at_a_time())
+        filler: Any = self._tokenizer.pad_token_id
+        join = Joining(length=room, longest=max(lengths), rows=room // min(lengths), filler=filler)
+        batch = join(
+            [{"input_ids": row.input_ids, "labels": row.labels, "seq_lengths": [len(row.input_ids)]} for row in rows]
+        )
+        batch.pop(REAL)
+        inputs = {
+            name: value.to(self.args.device) if torch.is_tensor(value) else value for name, value in batch.items()
+        }
+        with torch.no_grad(), self._number_format():
+            return self._own_loss(self.model, inputs, 1).double()
+
+    def _tokens_at_a_time(self) -> int:
+        """Of packed rows in one pass, padding included."""
+        return self.passes.packed_tokens or self.recipe.batch_size * self.recipe.max_length
+
+    def _rows_at_a_time(self, longest: Example) -> int:
+        """As many held-out rows as train in one pass.
+
+        With packing a pass trains `batch_size` full sequences, so as many rows as take their tokens, padding included.
+        """
+        rows = self.recipe.batch_size
+        if self.recipe.packing:
+            rows = max(rows, self._tokens_at_a_time() // len(longest.input_ids))
+        return min(rows, self.passes.evaluation_rows or rows)
+
+    def _number_format(self) -> AbstractContextManager[Any]:
+        """The number format of the computation on a card. A CPU computes in that of the weights."""
+        if self.args.use_cpu:
+            return nullcontext()
+        if self.recipe.adapter is not None:
+            return self.accelerator.autocast()
+        # Each weight is used once in a pass. Kept for another use, the 16-bit copies of all would be in memory at once.
+        return self.accelerator.autocast(AutocastKwargs(cache_enabled=False))
+
+    def _evaluating(self) -> AbstractContextManager[Any]:
+        """Before training begins the library has not set the number format yet, and whole models are in 32 bits."""
+        return self.compute_loss_context_manager() if self.recipe.adapter is not None else self._number_format()
 
 
 def build_trainer(
     loaded: Loaded,
     recipe: Recipe,
     *,
+    kind: type[Trainer] = Trainer,
     train: Sequence[Example],
     held_out: Sequence[Example],
     steps: int,
     root: Path,
     callback: TrainerCallback,
+    passes: Passes,
+    on_less: Callable[[int, str, str], None],
+    group: Group | None = None,
 ) -> Trainer:
-    """The trainer, ready for `train()`. Its checkpoints go into `root`.
+    """The trainer, ready for `train()`. Its checkpoints go into `root`. `kind` says what it learns, `group` with whom.
 
     Rows come tokenised, cut and labelled, so TRL is told to prepare nothing: it neither cuts (`max_length`) nor
     rebuilds labels. Only packing is left to it, and there `max_length` is the length of a sequence that every row fits.
@@ -198,6 +334,16 @@ def build_trainer(
     # this variable asks for whole logits, and a trainer before this one may have set it.
     loss: dict[str, Any] = {"loss_type": "nll"} if recipe.engine == "unsloth" else {}
     os.environ["UNSLOTH_RETURN_LOGITS"] = "0"
+    packs = recipe.packing and not loaded.joins  # by TRL
+    columns, lengths = kind.columns(train), [example.length for example in train]
+    extra: dict[str, Any] = {"group": group} if group is not None else {}
+    if loaded.joins:
+        columns = packed_rows(train, recipe.max_length, recipe.seed)
+        lengths = [sum(rows) for rows in columns["seq_lengths"]]
+        extra |= {"joins": True, "data_collator": _joining(columns, recipe, loaded.tokenizer)}
+        if cuda and worth_compiling(steps, recipe.gradient_accumulation):
+            print("The model's blocks are compiled first; that takes some 20 s.", flush=True)
+            attention.compile_blocks(loaded.model)
     config = SFTConfig(
         output_dir=str(root),
         max_steps=steps,
@@ -207,7 +353,7 @@ def build_trainer(
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=recipe.warmup_steps,
-        optim=recipe.optimizer,
+        optim=_optimizer(recipe),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,
@@ -216,9 +362,9 @@ def build_trainer(
         fp16=loaded.dtype == "float16",
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
-        packing=recipe.packing,
-        max_length=recipe.max_length if recipe.packing else None,
-        dataset_kwargs=None if recipe.packing else {"skip_prepare_dataset": True},
+        packing=packs,
+        max_length=recipe.max_length if packs else None,
+        dataset_kwargs=None if packs else {"skip_prepare_dataset": True},
         # What is logged, measured and saved, and when, is decided in one place: the callback.
         logging_strategy="steps",
         logging_steps=1,
@@ -229,38 +375,45 @@ def build_trainer(
         disable_tqdm=True,
         **loss,
     )
-    trainer = Trainer(
+    trainer = kind(
         model=loaded.model,
         args=config,
         processing_class=loaded.tokenizer,
-        train_dataset=Dataset.from_dict(
-            {
-                "input_ids": [example.input_ids for example in train],
-                "labels": [example.labels for example in train],
-            }
-        ),
+        train_dataset=Dataset.from_dict(columns),
         callbacks=[callback],
         recipe=recipe,
-        lengths=[len(example.input_ids) for example in train],
+        lengths=lengths,
         held_out=held_out,
+        passes=passes,
+        on_less=on_less,
+        **extra,
     )
     trainer.remove_callback(PrinterCallback)  # the callback prints a line made for people
     return trainer
 
 
-def _evaluation_batches(held_out: Sequence[Example], recipe: Recipe) -> Iterator[list[Example]]:
-    """The held-out rows, longest first, as many at a time as train in one pass.
+def _joining(columns: dict[str, list[Any]], recipe: Recipe, tokenizer: Any) -> Joining:
+    longest = max(length for rows in columns["seq_lengths"] for length in rows)
+    return Joining(
+        length=recipe.batch_size * recipe.max_length,
+        longest=longest,
+        rows=recipe.batch_size * max(len(rows) for rows in columns["seq_lengths"]),
+        filler=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+    )
 
-    With packing a pass trains `batch_size` full sequences, so as many rows as take their tokens, padding included.
-    """
-    ordered = sorted(held_out, key=lambda example: -len(example.input_ids))
-    start = 0
-    while start < len(ordered):
-        rows = recipe.batch_size
-        if recipe.packing:
-            rows = max(rows, rows * recipe.max_length // len(ordered[start].input_ids))
-        yield ordered[start : start + rows]
-        start += rows
+
+def _real_tokens(inputs: dict[str, Any]) -> Any:
+    """Tokens of a micro-batch that are not padding. Takes their number out of the inputs, if it is there."""
+    if ROW_ENDS in inputs:
+        return inputs.pop(REAL, 0)
+    mask = inputs.get("attention_mask")
+    return inputs["input_ids"].numel() if mask is None else mask.sum()
+
+
+def _optimizer(recipe: Recipe) -> str:
+    """Over every weight AdamW works in one pass and in place; over an adapter, as ever, matrix by matrix."""
+    fused = recipe.optimizer == "adamw_torch" and (recipe.adapter is None or torch.cuda.is_available())
+    return "adamw_torch_fused" if fused else recipe.optimizer
 
 
 def _no_room(folder: Path) -> OSError | None:
@@ -278,14 +431,15 @@ def _no_room(folder: Path) -> OSError | None:
     return None
 
 
-def _pad(examples: Sequence[Example], pad: int, device: Any) -> dict[str, torch.Tensor]:
+def pad(examples: Sequence[Example], filler: int, device: Any) -> dict[str, torch.Tensor]:
+    """Token ids, labels and mask as tensors [rows, tokens of the longest]."""
     width = max(len(example.input_ids) for example in examples)
 
-    def tensor(rows: list[list[int]], filler: int) -> torch.Tensor:
-        return torch.tensor([row + [filler] * (width - len(row)) for row in rows], device=device)
+    def tensor(rows: list[list[int]], value: int) -> torch.Tensor:
+        return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=device)
 
     return {
-        "input_ids": tensor([example.input_ids for example in examples], pad),
+        "input_ids": tensor([example.input_ids for example in examples], filler),
         "labels": tensor([example.labels for example in examples], IGNORED),
         "attention_mask": tensor([[1] * len(example.input_ids) for example in examples], 0),
     }

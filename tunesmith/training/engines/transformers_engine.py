@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -9,14 +10,16 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from tunesmith.machine.compute import choose_cpu_dtype
+from tunesmith.training.engines import attention
 from tunesmith.training.engines.loaded import Loaded
+from tunesmith.training.kernels import keeps_rows_apart, version_of
 from tunesmith.training.recipe import Recipe
 
 BFLOAT16_CAPABILITY = 8
 
 
 def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None) -> Loaded:
-    """Load the weights and put a fresh adapter on them.
+    """Load the weights and put a fresh adapter on them; with method full, every weight is to be trained.
 
     Args:
         base: folder with config, weights and tokenizer. Nothing is downloaded.
@@ -24,7 +27,7 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None) -> Loaded:
             measure otherwise the second time.
     """
     set_seed(recipe.seed)
-    device, name, dtype, reason = _device(dtype_so_far)
+    device, name, dtype, reason = _device(recipe, dtype_so_far)
     quantization = None
     if recipe.method == "qlora":
         quantization = BitsAndBytesConfig(
@@ -33,34 +36,51 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None) -> Loaded:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    joins = recipe.packing and _keeps_rows_apart(base, device)
+    if joins:
+        attention.register()
     model = AutoModelForCausalLM.from_pretrained(
         base,
-        dtype=dtype,
-        attn_implementation="sdpa",
+        # At a rate of 2e-5 a step changes most weights by less than half of what separates two numbers in 16 bits, and
+        # rounding would undo it: where they are trained themselves they are kept in 32, and the trainer's autocast
+        # computes in `dtype`.
+        dtype=dtype if recipe.adapter else torch.float32,
+        attn_implementation=attention.NAME if joins else "sdpa",
         local_files_only=True,
         **({"quantization_config": quantization, "device_map": {"": 0}} if quantization else {}),
     )
     model.config.use_cache = False
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    number = str(dtype).removeprefix("torch.")
+    if recipe.adapter is None:
+        return Loaded(model, tokenizer, device, name, number, reason, joins)
     # Not PEFT's prepare_model_for_kbit_training: it lifts embeddings and head to 32 bits, 2 GiB more for a model of
     # 7 billion. PEFT freezes the weights below, recomputation is the trainer's business, and norms compute in 32 bits.
     config = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(recipe.target_modules),
+        r=recipe.adapter.rank,
+        lora_alpha=recipe.adapter.alpha,
+        lora_dropout=recipe.adapter.dropout,
+        target_modules=list(recipe.adapter.target_modules),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    return Loaded(get_peft_model(model, config), tokenizer, device, name, str(dtype).removeprefix("torch."), reason)
+    return Loaded(get_peft_model(model, config), tokenizer, device, name, number, reason, joins)
 
 
-def _device(dtype_so_far: str | None) -> tuple[str, str, torch.dtype, str]:
+def _keeps_rows_apart(base: Path, device: str) -> bool:
+    config = json.loads((base / "config.json").read_bytes())
+    capability = float(".".join(map(str, torch.cuda.get_device_capability(0)))) if device == "cuda" else None
+    return keeps_rows_apart(config, capability=capability, torch=version_of(torch.__version__))
+
+
+def _device(recipe: Recipe, dtype_so_far: str | None) -> tuple[str, str, torch.dtype, str]:
     """Device, its name, the number format and why."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         if torch.cuda.get_device_capability(0)[0] >= BFLOAT16_CAPABILITY:
             return "cuda", name, torch.bfloat16, "The card computes in bfloat16."
         return "cuda", name, torch.float16, "The card has no bfloat16."
+    if recipe.adapter is None:
+        return "cpu", "CPU", torch.float32, "Every weight is trained: 16 bits would round small changes away."
     dtype, reason = (dtype_so_far, "As this training began.") if dtype_so_far else choose_cpu_dtype()
     return "cpu", "CPU", getattr(torch, dtype), reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tunesmith.training.engines import attention
 from tunesmith.training.engines.loaded import Loaded
 from tunesmith.training.recipe import Recipe
 
@@ -21,6 +22,7 @@ def import_problem(run_dir: Path) -> str | None:
     # All files are here by now: nothing is to be looked up, counted or waited for on the network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    attention.offer_groups()
     try:
         import unsloth  # noqa: F401
     except Exception as error:  # noqa: BLE001 - see above; the reason is recorded with the run
@@ -36,6 +38,7 @@ def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None) -> Loaded
     import torch
     from unsloth import FastLanguageModel
 
+    assert recipe.adapter is not None  # the planner gives method full to the other engine
     recompute = "unsloth" if recipe.gradient_checkpointing == "on" else False
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=str(base),
@@ -46,10 +49,10 @@ def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None) -> Loaded
     )
     model = FastLanguageModel.get_peft_model(
         model,
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(recipe.target_modules),
+        r=recipe.adapter.rank,
+        lora_alpha=recipe.adapter.alpha,
+        lora_dropout=recipe.adapter.dropout,
+        target_modules=list(recipe.adapter.target_modules),
         bias="none",
         use_gradient_checkpointing=recompute,
         random_state=recipe.seed,

@@ -13,12 +13,14 @@ from transformers import TrainerCallback
 
 from tunesmith import checkpoints
 from tunesmith.errors import DiskFull
+from tunesmith.training.disk_room import KEEP_CHECKPOINTS
+from tunesmith.training.estimating import EVAL_SPEEDUP
 from tunesmith.training.recipe import Recipe
 from tunesmith.training.saved import Looks
 from tunesmith.work import Cancelled, Work
 
-KEEP_CHECKPOINTS = 2
 LOG_EVERY_S = 0.5  # on a card: each line waits for it, and a step may take a few hundredths of a second
+LOOK_EVERY_S = 3.0  # how often a look at the held-out rows says how far it is
 METRIC_FIELDS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "gpu_gib")
 
 
@@ -50,6 +52,8 @@ class Watch(TrainerCallback):
         self._speed = 0.0
         self._began = 0.0
         self._began_step = 0
+        self._first_done: float | None = None  # when the first step was; it may have compiled what the others use
+        self._look_began = self._look_told = 0.0
 
     @property
     def last_logged(self) -> int:
@@ -59,7 +63,7 @@ class Watch(TrainerCallback):
     def measured_before(self, loss: float) -> None:
         """Take the held-out loss before the first step."""
         self.looks = Looks(before=loss, best=loss, last=loss)
-        self._write(step=0, epoch=0.0, eval_loss=loss)
+        self._write(step=0, epoch=0.0, eval_loss=loss, **self.trainer.measured_besides(held_out=True))
 
     def go_on_from(self, step: int, looks: Looks | None) -> None:
         """Forget what came after the checkpoint of `step`, which knew `looks`. None: from the beginning."""
@@ -73,7 +77,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began, self._began_step = time.monotonic(), state.global_step
-        self._timed_from = None
+        self._timed_from = self._first_done = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.work.stop_requested and state.global_step == self._began_step:
@@ -83,6 +87,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
+        if self._first_done is None:
+            self._first_done = time.monotonic()
         last = step >= self.total_steps
         control.should_evaluate = last or step % self.recipe.eval_steps == 0
         control.should_save = last or step % self.recipe.save_steps == 0
@@ -105,6 +111,7 @@ class Watch(TrainerCallback):
             learning_rate=logs.get("learning_rate"),
             grad_norm=float(logs["grad_norm"]) if logs.get("grad_norm") is not None else None,
             tokens_per_s=round(self._speed, 1),
+            **self.trainer.measured_besides(held_out=False),
         )
         eta = self._eta(step)
         self.work.progress(
@@ -127,7 +134,8 @@ class Watch(TrainerCallback):
         step = state.global_step
         looks = self.looks
         looks.last, looks.last_step = loss, step
-        self._write(step=step, epoch=round(float(state.epoch or 0), 4), eval_loss=loss)
+        besides = self.trainer.measured_besides(held_out=True)
+        self._write(step=step, epoch=round(float(state.epoch or 0), 4), eval_loss=loss, **besides)
         print(f"step {step}/{self.total_steps}  held-out loss {loss:.4f}", flush=True)
         if looks.best is None or loss < looks.best:
             looks.best, looks.best_step, looks.looks_without_gain = loss, step, 0
@@ -161,9 +169,10 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.work.stop_requested:
-            return
         step = state.global_step
+        if not self.work.stop_requested:
+            self._tell_of_look(step, probe=step == 0 and args.use_cpu)
+            return
         # An evaluation may take minutes: what was trained is saved now. The run that goes on makes up for the look.
         if step > 0 and not checkpoints.is_sealed(checkpoints.folder_of(self.root, step)):
             self.trainer.save_now()
@@ -183,8 +192,34 @@ class Watch(TrainerCallback):
         self._speed = tokens / max(seconds, 1e-9)
 
     def _eta(self, step: int) -> float:
-        done = step - self._began_step
-        return (time.monotonic() - self._began) / max(1, done) * (self.total_steps - step)
+        """Seconds left, by the pace so far; the first step counts only while there is no other."""
+        now, done = time.monotonic(), step - self._began_step
+        if done > 1 and self._first_done is not None:
+            pace = (now - self._first_done) / (done - 1)
+        else:
+            pace = (now - self._began) / max(1, done)
+        return pace * (self.total_steps - step)
+
+    def _tell_of_look(self, step: int, *, probe: bool) -> None:
+        """How far a look at the held-out rows is. The one before the first step is also a probe of the whole run.
+
+        Args:
+            probe: say how long the run should take. Not on a card, which is asked for more before it is done.
+        """
+        rows_done, rows, done, tokens = self.trainer.looking
+        now = time.monotonic()
+        if rows_done == 0:
+            self._look_began = self._look_told = now
+        if now - self._look_told < LOOK_EVERY_S:
+            return
+        self._look_told = now
+        eta = round(self._eta(step), 1) if step else None
+        planned = ((self.work.args.get("plan") or {}).get("tokens") or {}).get("real")
+        if probe and planned:
+            looks = 1 + self.total_steps // self.recipe.eval_steps
+            left = (tokens - done) + looks * tokens + planned * EVAL_SPEEDUP
+            eta = round(left * (now - self._look_began) / done, 1)
+        self.work.progress(f"Held-out rows: {rows_done} of {rows}", step=step, total_steps=self.total_steps, eta_s=eta)
 
     def _write(self, **values: Any) -> None:
         line: dict[str, Any] = dict.fromkeys(METRIC_FIELDS)
