@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from tests.training.conftest import arguments_for, make_rows, outcome
+from tunesmith.errors import NotSupported
+from tunesmith.training.continuing import check_same_packing
 from tunesmith.training.kernels import keeps_rows_apart, version_of
+from tunesmith.training.saved import FILE, Looks, Saved
 
 COMPARE = """
 import json, sys
@@ -129,3 +132,34 @@ def test_packed_training_measures_the_held_out_loss_that_training_row_by_row_mea
     results = [found["result"] for found in left]
     before = [result["eval_loss"]["before"] for result in results]
     assert before[0] == pytest.approx(before[1], rel=1e-4)
+
+
+LOADED = """
+import json, sys
+from pathlib import Path
+from tunesmith.training.engines import transformers_engine
+from tunesmith.training.recipe import Recipe
+
+recipe = Recipe.model_validate(json.loads(sys.argv[2]))
+loaded = [transformers_engine.load(Path(sys.argv[1]), recipe, "float32", joins) for joins in (None, True, False)]
+print(json.dumps([one.joins for one in loaded]))
+"""
+
+
+def test_a_packed_training_goes_on_with_the_sequences_that_it_began_with(workspace, new_dataset, tiny_base, tmp_path):
+    args = arguments_for(workspace, new_dataset(make_rows(24)), tiny_base, packing=True, max_length=128)
+    command = [sys.executable, "-c", LOADED, str(tiny_base), json.dumps(args["recipe"])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, True, False]
+
+    nothing = dict.fromkeys(
+        ("run_id", "dataset_id", "dataset_sha256", "base_model", "base_fingerprint", "device", "dtype"), ""
+    )
+    numbers = {"step": 1, "total_steps": 2, "steps_per_epoch": 2, "prompt_format": {}, "recipe": {}, "recoveries": []}
+    joined = Saved.model_validate({**nothing, **numbers, "joins": True, "looks": Looks()})
+    earlier = joined.model_dump(exclude={"joins", "passes"})  # as the version before wrote it
+    (tmp_path / FILE).write_text(json.dumps(earlier), encoding="utf-8")
+    check_same_packing(False, Saved.read(tmp_path))
+    check_same_packing(True, joined)
+    with pytest.raises(NotSupported, match="packs its rows without a mask"):
+        check_same_packing(False, joined)

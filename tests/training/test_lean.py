@@ -27,5 +27,5 @@ assert modes() == {False}, modes()
 
 
 def test_every_module_is_told_whether_it_trains_though_the_outermost_says_so_already():
-    done = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", SETTLED], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -243,3 +243,27 @@ def test_memory_runs_out_only_where_a_test_says_so(monkeypatch):
     monkeypatch.setenv(VARIABLE, "nowhere:1")
     with pytest.raises(ValueError, match="step, evaluation, load"):
         Injection.from_environment()
+
+
+def test_unsloth_is_not_told_to_recompute_in_a_process_that_has_not_done_so(workspace, new_dataset, tiny_base):
+    """On a card it went on keeping everything; the caller is told to begin with recomputation instead."""
+    options = parse_options({"packing": True, "max_length": 256, "batch_size": 1, "gradient_accumulation": 1})
+    recipe = plan(workspace, new_dataset(make_rows(24)), str(tiny_base), options).recipe
+    recipe = recipe.model_copy(update={"engine": "unsloth"})
+    down = recovery.step_down(recipe, Passes(), 100)
+    assert down is not None
+    assert (down.recipe.gradient_checkpointing, down.passes.packed_tokens) == ("off", 128)
+    assert "gradient_checkpointing='on'" in recovery.exhausted(recipe, "no more").next
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.",
+    ],
+)
+def test_every_library_is_understood_when_it_says_that_memory_ran_out(message):
+    assert recovery.ran_out_of_memory(RuntimeError(message))
+    assert not recovery.ran_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))

@@ -134,6 +134,19 @@ def check_same_numbers(device: str, dtype: str, state: Saved) -> None:
         )
 
 
+def check_same_packing(joins: bool, state: Saved) -> None:
+    """Refuse to put packed rows into other sequences: some would be seen twice in an epoch and some not at all.
+
+    Raises:
+        NotSupported.
+    """
+    if joins != state.joins:
+        raise NotSupported(
+            "This training packs its rows without a mask, which its engine cannot do with this card and PyTorch.",
+            next="Resume it with a card and a PyTorch like those it began with, or start_training anew.",
+        )
+
+
 def _take_best(state: Saved, theirs: Path, root: Path) -> tuple[Saved, list[str]]:
     """Link the best checkpoint too. One that is damaged is forgotten: the best from here on will be kept."""
     best = state.looks.best_step

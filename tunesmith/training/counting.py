@@ -39,9 +39,13 @@ def count_tokens(job: Job, recipe: Recipe, steps: int) -> PlannedTokens:
     guessed = not job.counted
     lengths = [min(length, recipe.max_length) for length in job.lengths]
     if recipe.packing:
-        _, per_epoch = pick.count_steps(recipe.model_dump(), packed_sequences(lengths, recipe.max_length))
-        real = round(sum(lengths) * steps / per_epoch)
-        return PlannedTokens(total=real, real=real, padding_share=0.0, estimated=guessed)  # flattened: no padding
+        packed = packed_sequences(lengths, recipe.max_length)
+        _, per_epoch = pick.count_steps(recipe.model_dump(), packed)
+        total = real = round(sum(lengths) * steps / per_epoch)  # flattened by TRL: no padding
+        if job.joins and recipe.engine == "transformers":  # every micro-batch is filled up to the same length
+            batches = -(-packed // recipe.batch_size)
+            total = round(batches * recipe.batch_size * recipe.max_length * steps / per_epoch)
+        return PlannedTokens(total=total, real=real, padding_share=round(1 - real / total, 4), estimated=guessed)
     # Of a pair both answers pass, each padded to the longer of the batch.
     sequences = SEQUENCES[job.objective]
     sizes = [sum(min(len(answer.input_ids), recipe.max_length) for answer in example.answers) for example in job.train]

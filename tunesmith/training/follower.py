@@ -98,7 +98,7 @@ class Follower:
 
         torch.set_num_threads(max(1, usable_cores() // recipe.processes))
         cap_memory(recipe.memory_budget_gib)
-        loaded = self.load(task.base, recipe, task.dtype or None)
+        loaded = self.load(task.base, recipe, task.dtype or None, task.joins)
         if task.dtype and loaded.dtype != task.dtype:
             raise NotSupported(
                 f"The training processes compute in {task.dtype} and {loaded.dtype}: their cards differ.",

@@ -81,6 +81,7 @@ class Loop:
         self.recoveries: list[Recovery] = list(start.saved.recoveries) if start else []
         self.dtype = start.saved.dtype if start else ""  # decided once for the whole training; empty until then
         self.trainer: Any = None
+        self.joins = start.saved.joins if start else None  # likewise
         self.passes = start.saved.passes if start else Passes()
         self.loading = self.loaded_again = False
         self.injection = Injection.from_environment()
@@ -180,6 +181,7 @@ class Loop:
             recipe=self.recipe.model_dump(mode="json"),
             recoveries=self.recoveries,
             passes=self.passes,
+            joins=bool(self.joins),
             looks=self.watch.looks,
         ).write(checkpoint)
 
@@ -203,7 +205,7 @@ class Loop:
         if self.group is not None:
             self._tell_others_to_load(self.group)
         self.loading = True
-        loaded = self.load(self.material.base, self.recipe, self.dtype or None)
+        loaded = self.load(self.material.base, self.recipe, self.dtype or None, self.joins)
         self.loading = self.loaded_again = False
         self.device, self.device_name, self.dtype = loaded.device, loaded.device_name, loaded.dtype
         print(
@@ -213,6 +215,8 @@ class Loop:
         )
         if self.start is not None:
             continuing.check_same_numbers(loaded.device, loaded.dtype, self.start.saved)
+            continuing.check_same_packing(loaded.joins, self.start.saved)
+        self.joins = loaded.joins
         from tunesmith.training.engines.sft import Trainer, build_trainer
 
         kind = Trainer
@@ -289,6 +293,7 @@ class Loop:
             steps=self.material.steps,
             root=self.root,
             passes=self.passes,
+            joins=self.joins,
         )
         group.order(Order.LOAD, task)
 

@@ -14,8 +14,17 @@ from tunesmith.errors import OutOfMemory
 from tunesmith.training.passes import Passes
 from tunesmith.training.recipe import Recipe
 
-# Of torch's CPU allocator, of the C library (mapping a file, starting a thread, loading a library), of C++.
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "CUDA out of memory")
+# Of torch's CPU allocator, of the C library (mapping a file, starting a thread, loading a library), of C++; of torch's
+# allocator on a card, of the driver, and of NVIDIA's libraries, which take memory of their own.
+OUT_OF_MEMORY_WORDS = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 LOADED_AGAIN = "the base model was loaded again"
 
 
@@ -44,7 +53,8 @@ def step_down(recipe: Recipe, passes: Passes, longest: int) -> Down | None:
             f"batch_size {recipe.batch_size} → {batch}, "
             f"gradient_accumulation {recipe.gradient_accumulation} → {accumulation}",
         )
-    if recipe.gradient_checkpointing == "off":
+    # Unsloth decides once in a process whether its blocks recompute: turned on later, nothing changes (seen on a card).
+    if recipe.gradient_checkpointing == "off" and recipe.engine != "unsloth":
         on = recipe.model_copy(update={"gradient_checkpointing": "on"})
         return Down(on, passes, "gradient_checkpointing off → on")
     if recipe.packing:
@@ -86,6 +96,8 @@ def exhausted(
             next="Start again with on_out_of_memory='recover'.",
         )
     ways = []
+    if recipe.gradient_checkpointing == "off" and not loading:
+        ways.append("gradient_checkpointing='on'")
     if recipe.method == "full":
         ways.append("method='lora'")
     if recipe.method == "lora":

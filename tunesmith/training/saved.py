@@ -54,6 +54,8 @@ class Saved(BaseModel):
         recipe: as it was after stepping down when memory ran out.
         recoveries: those steps down.
         passes: how much goes through the model at a time since then.
+        joins: packed rows were joined as `engines/joined.py` does, and so in its order; False in checkpoints of
+            earlier versions, which left packing to TRL.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -72,6 +74,7 @@ class Saved(BaseModel):
     recipe: dict[str, Any]
     recoveries: list[Recovery]
     passes: Passes = Passes()
+    joins: bool = False
     looks: Looks
 
     def write(self, checkpoint: Path) -> None:

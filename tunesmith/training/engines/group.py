@@ -54,6 +54,7 @@ class Task:
         base: folder of the base model.
         dtype: number format of the computation; empty: that of the card.
         root: where checkpoints lie.
+        joins: as for an engine's `load`.
     """
 
     base: Path
@@ -64,6 +65,7 @@ class Task:
     steps: int
     root: Path
     passes: Passes
+    joins: bool | None
 
 
 class Ordered(Exception):

@@ -18,13 +18,15 @@ from tunesmith.training.recipe import Recipe
 BFLOAT16_CAPABILITY = 8
 
 
-def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None) -> Loaded:
+def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None, joins_so_far: bool | None = None) -> Loaded:
     """Load the weights and put a fresh adapter on them; with method full, every weight is to be trained.
 
     Args:
         base: folder with config, weights and tokenizer. Nothing is downloaded.
         dtype_so_far: the number format this training began in. On a CPU it is measured, and a busy machine may
             measure otherwise the second time.
+        joins_so_far: whether packed rows were joined in this training; None: it begins. One that left them to TRL,
+            as earlier versions and Unsloth do, goes on so: in other sequences its rows would come in another order.
     """
     set_seed(recipe.seed)
     device, name, dtype, reason = _device(recipe, dtype_so_far)
@@ -36,7 +38,7 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None) -> Loaded:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    joins = recipe.packing and _keeps_rows_apart(base, device)
+    joins = recipe.packing and joins_so_far is not False and _keeps_rows_apart(base, device)
     if joins:
         attention.register()
     model = AutoModelForCausalLM.from_pretrained(

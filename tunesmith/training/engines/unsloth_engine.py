@@ -30,10 +30,10 @@ def import_problem(run_dir: Path) -> str | None:
     return None
 
 
-def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None) -> Loaded:
+def load(base: Path, recipe: Recipe, _dtype_so_far: str | None = None, _joins_so_far: bool | None = None) -> Loaded:
     """Load the weights and put a fresh adapter on them. `import_problem` must have returned None.
 
-    The number format follows from the card, so what it was so far does not matter here.
+    The number format follows from the card, and packed rows are never joined, so what was so far does not matter here.
     """
     import torch
     from unsloth import FastLanguageModel
