@@ -228,7 +228,8 @@ def test_what_is_said_to_fit_fits_when_it_is_planned(planned):
 
 
 def test_a_base_that_does_not_fit_well_names_smaller_ones_that_do(planned):
-    found = planned("Qwen/Qwen2.5-7B-Instruct", assume_gpu=CARD_8, estimate=True)
+    sold_as_eight = AssumedGpu(total_gib=7.7)
+    found = planned("Qwen/Qwen2.5-7B-Instruct", assume_gpu=sold_as_eight, estimate=True)
     assert any("It is tight" in warning for warning in found.warnings)
     bases = {other.base_model: other for other in found.alternatives if other.base_model}
     assert list(bases) == ["Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-4B-Instruct-2507"]
