@@ -2,8 +2,8 @@
 
 At each step the library walks through all modules of the model several times: to tell them that they are training, to
 find the parameters whose gradients are clipped and forgotten, to count operations that nobody reads. A model of 7
-billion parameters with adapters has some 2,300 modules, and a fast card waits for that. Without it, and with a loss that
-does not wait for the card and AdamW in one pass, a step of 2,048 tokens went from 227 to 152 ms on an H100.
+billion parameters with adapters has some 2,300 modules, and a fast card waits for that. Without it, and with a loss
+that does not wait for the card and AdamW in one pass, a step of 2,048 tokens went from 227 to 152 ms on an H100.
 """
 
 from __future__ import annotations
