@@ -546,14 +546,14 @@ def test_200_mb_of_measurements_are_sampled_in_bounded_time_and_memory(path: Pat
     )
     with path.open("w") as file:
         file.write(json.dumps(measured(0)) + "\n")
-        for _ in range(200_000_000 // len(block)):
-            file.write(block)
-        file.write(json.dumps(measured(1_700_000)) + '\n{"step": 17000')
+        for number in range(1, 200_000_000 // len(block) + 1):
+            file.write(block.replace('"step": 1', f'"step": {number}'))  # one after the other, as a run writes them
+        file.write(json.dumps(measured(9_900_000)) + '\n{"step": 99000')
     assert fastest(lambda: measurements.sample(path, 50)) < 0.05
     assert peak_memory(lambda: measurements.sample(path, 500)) < 16 * 2**20
     sample = measurements.sample(path, 50)
     assert len(sample.points) == 50
-    assert (sample.points[0]["step"], sample.points[-1]["step"]) == (0, 1_700_000)
+    assert (sample.points[0]["step"], sample.points[-1]["step"]) == (0, 9_900_000)
     assert sum(point["eval_loss"] is not None for point in sample.points) > 5
     written = 2 + 200_000_000 // len(block) * 100_000
     assert sample.left_out == pytest.approx(written, rel=0.02)

@@ -91,7 +91,7 @@ def test_a_handful_of_steps_says_nothing():
     found = diagnose(lines([2.0, 1.9]), None, None, RECIPE)
     assert found.health == "unknown"
     assert found.symptoms == []
-    assert "2 steps" in found.summary
+    assert "so far: 2, too few" in found.summary
 
 
 def test_noise_of_small_batches_is_not_a_symptom():
