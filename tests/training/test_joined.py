@@ -8,8 +8,9 @@ import pytest
 
 from tests.training.conftest import arguments_for, make_rows, outcome
 from tunesmith.errors import NotSupported
+from tunesmith.machine.packages import numbers
 from tunesmith.training.continuing import check_same_packing
-from tunesmith.training.kernels import keeps_rows_apart, version_of
+from tunesmith.training.kernels import keeps_rows_apart
 from tunesmith.training.saved import FILE, Looks, Saved
 
 COMPARE = """
@@ -114,7 +115,7 @@ def test_all_joined_batches_are_alike_in_shape(compared):
     ],
 )
 def test_rows_are_joined_only_where_model_card_and_torch_allow(changed, capability, torch, expected):
-    found = keeps_rows_apart({**QWEN, **changed}, capability=capability, torch=version_of(torch))
+    found = keeps_rows_apart({**QWEN, **changed}, capability=capability, torch=numbers(torch))
     assert found is expected
 
 

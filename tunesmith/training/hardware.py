@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from tunesmith.errors import MissingExtra, NotSupported
-from tunesmith.training.kernels import MIN_TORCH, keeps_rows_apart, version_of
+from tunesmith.machine.packages import numbers
+from tunesmith.training.kernels import MIN_TORCH, keeps_rows_apart
 from tunesmith.training.process import usable_cores
 from tunesmith.training.recipe import MAX_PROCESSES, Engine, Method, Optimizer, RecipeOptions
 from tunesmith.training.records import AssumedGpu
@@ -32,7 +33,7 @@ NO_CUDA_NEXT = "Leave it out, or plan for a card with assume_gpu; check_gpu says
 class Hardware:
     """Where a run would train. Memory in GiB; `capability` is CUDA's, 0 without a card.
 
-    `places` is for how many training processes there is room: cards alike, or cores. `torch` is its (major, minor).
+    `places` is for how many training processes there is room: cards alike, or cores. `torch` is its version.
     """
 
     device: Literal["cuda", "cpu"]
@@ -44,7 +45,7 @@ class Hardware:
     bitsandbytes: bool
     places: int = 1
     notes: tuple[str, ...] = ()
-    torch: tuple[int, int] = MIN_TORCH
+    torch: tuple[int, ...] = MIN_TORCH
 
     @property
     def cuda(self) -> bool:
@@ -76,7 +77,7 @@ def find_hardware(machine: MachineReport | None, assume_gpu: AssumedGpu | None, 
             assumed=False,
             unsloth=_works(machine, "unsloth"),
             bitsandbytes=_works(machine, "bitsandbytes"),
-            torch=version_of(machine.torch.version),
+            torch=numbers(machine.torch.version or ""),
             places=max(1, len(_cards_alike(machine))),
             notes=notes + _held_memory(card),
         )

@@ -20,21 +20,13 @@ PLAIN_MODELS = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 WORTH_COMPILING = 250
 
 
-def version_of(text: str | None) -> tuple[int, int]:
-    """(major, minor) of a version such as 2.11.0+cu130; (0, 0) where there is none."""
-    parts = (text or "").split(".")
-    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
-        return 0, 0
-    return int(parts[0]), int(parts[1])
-
-
-def keeps_rows_apart(config: Mapping[str, Any], *, capability: float | None, torch: tuple[int, int]) -> bool:
+def keeps_rows_apart(config: Mapping[str, Any], *, capability: float | None, torch: tuple[int, ...]) -> bool:
     """Whether packed rows are kept apart by their boundaries, without a mask.
 
     Args:
         config: the model's `config.json`.
         capability: CUDA's compute capability of the card; None on a CPU, where each row is computed by itself.
-        torch: (major, minor).
+        torch: its version, as `machine.packages.numbers` gives it.
     """
     heads = int(config.get("num_attention_heads") or 1)
     head = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)

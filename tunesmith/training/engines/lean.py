@@ -13,8 +13,8 @@ from typing import Any
 from trl.trainer.sft_trainer import SFTTrainer
 
 
-def settle(model: Any) -> None:
-    """Make `train`, `eval` and `zero_grad` of a model touch only what they change.
+def settle(model: Any) -> list[Any]:
+    """Make `train`, `eval` and `zero_grad` of a model touch only what they change. Returns its trained weights.
 
     Telling every module again what it knows would also make compiled blocks check all that they rely on.
     """
@@ -38,6 +38,7 @@ def settle(model: Any) -> None:
                 weight.grad.zero_()
 
     model.train, model.zero_grad = train, zero_grad
+    return trained
 
 
 class LeanTrainer(SFTTrainer):
@@ -46,8 +47,7 @@ class LeanTrainer(SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert self.model is not None
-        settle(self.model)
-        self._trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._trained = settle(self.model)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """None are counted."""

@@ -205,9 +205,9 @@ class Trainer(SavingTrainer):
         """The summed loss of some held-out rows in one pass; a scalar in 64 bits."""
         model = self.model
         assert model is not None
-        filler: Any = self._tokenizer.pad_token_id
         if self.joins:
             return self._joined_pass(rows)
+        filler: Any = self._tokenizer.pad_token_id
         # Not inference_mode: what the kernels keep from here on would be unusable for a backward pass.
         with torch.no_grad(), self._evaluating():
             loss = model(**pad(rows, filler, next(model.parameters()).device)).loss
@@ -276,7 +276,8 @@ def build_trainer(
     """The trainer, ready for `train()`. Its checkpoints go into `root`. `kind` says what it learns, `group` with whom.
 
     Rows come tokenised, cut and labelled, so TRL is told to prepare nothing: it neither cuts (`max_length`) nor
-    rebuilds labels. Only packing is left to it, and there `max_length` is the length of a sequence that every row fits.
+    rebuilds labels. Only packing is left to it where rows are not joined, and there `max_length` is the length of a
+    sequence that every row fits.
     """
     cuda = loaded.device == "cuda"
     # Unsloth's own chunked loss needs its own forward, which TRL's replaces. Unsloth turns packing off, silently, when

@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from tunesmith.machine.compute import choose_cpu_dtype
+from tunesmith.machine.packages import numbers
 from tunesmith.training.engines import attention
 from tunesmith.training.engines.loaded import Loaded
-from tunesmith.training.kernels import keeps_rows_apart, version_of
+from tunesmith.training.kernels import keeps_rows_apart
 from tunesmith.training.recipe import Recipe
 
 BFLOAT16_CAPABILITY = 8
@@ -72,7 +73,7 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None, joins_so_f
 def _keeps_rows_apart(base: Path, device: str) -> bool:
     config = json.loads((base / "config.json").read_bytes())
     capability = float(".".join(map(str, torch.cuda.get_device_capability(0)))) if device == "cuda" else None
-    return keeps_rows_apart(config, capability=capability, torch=version_of(torch.__version__))
+    return keeps_rows_apart(config, capability=capability, torch=numbers(torch.__version__))
 
 
 def _device(recipe: Recipe, dtype_so_far: str | None) -> tuple[str, str, torch.dtype, str]:
