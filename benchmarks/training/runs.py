@@ -29,6 +29,7 @@ def workspace_with_rows(scratch: Path, name: str, rows: list[dict[str, str]]) ->
         Row(
             row_id="",
             split=row.get("split"),
+            rejected=row.get("rejected"),
             messages=[
                 Message(role="user", content=row["instruction"]),
                 Message(role="assistant", content=row["output"]),

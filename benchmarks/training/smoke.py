@@ -1,4 +1,4 @@
-"""First steps on a card: the probe of check_gpu, both engines, kill and resume, memory that runs out.
+"""First steps on a card: the probe of check_gpu, both engines, preference pairs, kill and resume, memory that runs out.
 
     python benchmarks/training/smoke.py [--dry-run] [--embedded] [--only resume,memory] [--engines transformers]
 
@@ -87,6 +87,15 @@ async def main() -> None:
                     began = time.monotonic()
                     recipe = {**short, "engine": engine, "method": method}
                     say(f"{engine} {method}", began, brief(await through_server(client, dataset_id, base, recipe, 120)))
+        if "preference" in options.only:
+            # The rejected answer of a row is the next one's.
+            others = [row["output"] for row in rows[1:] + rows[:1]]
+            pairs = [{**row, "rejected": other} for row, other in zip(rows, others, strict=True)]
+            pairs_id = workspace_with_rows(scratch, f"pairs-{len(pairs)}", pairs)[1]
+            for method in ["lora"] if options.dry_run else ["lora", "qlora"]:
+                began = time.monotonic()
+                recipe = {**short, "method": method}
+                say(f"preference {method}", began, brief(await through_server(client, pairs_id, base, recipe, 120)))
     if {"resume", "memory"} & set(options.only.split(",")):
         engines = ["transformers"] if options.dry_run else options.engines.split(",")
         await anyio.to_thread.run_sync(
