@@ -71,7 +71,7 @@ def test_the_model_that_answers_as_the_references_do_is_called_better(new_work: 
     (pair,) = result["pairs"]
     assert (pair["a"], pair["b"], pair["wins"], pair["losses"]) == ("base", "tuned", 0, 24)
     assert pair["win_rate"]["mean"] == 0
-    assert set(result["worth_it"]) == {"answer", "for", "against"}
+    assert set(result["worth_it"]) == {"answer", "for", "against", "advice", "in_one_line", "cost"}
     stored = ComparisonStore(workspace).get(result["comparison_id"])
     assert stored.model_dump(mode="json") == result
     assert len(json.dumps(result, ensure_ascii=False)) < 20_000
@@ -262,7 +262,12 @@ TWO = [ONE, {"label": "other", "model": "openai:m@http://127.0.0.1:9/v1"}]
         ({"models": TWO, "questions": ["Q?"], "dataset_id": "ds_aaaaaaaaaaaa"}, InvalidArgument, "both given"),
         ({"models": TWO, "dataset_id": "ds_aaaaaaaaaaaa"}, NotFound, "ds_aaaaaaaaaaaa"),
         ({"models": TWO, "dataset_id": "run_aaaaaaaaaaaa"}, InvalidArgument, "is a run id"),
-        ({"models": TWO, "questions": ["Q?"], "judge": {"model": "openai:j"}}, NotSupported, "judge"),
+        ({"models": TWO, "questions": ["Q?"], "judge": {"model": "openai:j"}}, InvalidArgument, "no base URL"),
+        ({"models": TWO, "questions": ["Q?"], "judge": {"modle": "openai:j"}}, InvalidArgument, "judge.model"),
+        ({"models": TWO, "questions": ["Q?"], "judge": {"model": "a/b"}}, NotSupported, "not served by tunesmith"),
+        ({"models": [ONE, {"label": "b", "model": "embedded"}], "questions": ["Q?"]}, InvalidArgument, "same model"),
+        ({"models": TWO, "questions": ["Q?"] * 10_000}, InvalidArgument, "10,000 questions are 20,000 requests"),
+        ({"models": TWO, "questions": ["Q?"] * 10_001}, InvalidArgument, "10000"),
         ({"models": TWO, "questions": ["Q?"], "repetitions": 0}, InvalidArgument, "repetitions"),
         ({"models": TWO, "questions": ["Q?"], "max_tokens": "64"}, InvalidArgument, "max_tokens"),
         ({"models": TWO, "questions": ["Q?"], "temprature": 1}, InvalidArgument, "temprature"),
@@ -288,9 +293,12 @@ def test_a_dataset_without_eval_split_is_sent_to_split_dataset(workspace: Worksp
     assert f"split_dataset with dataset_id='{dataset.dataset_id}'" in caught.value.next
 
 
-def test_one_model_may_stand_under_two_labels(new_work: NewWork) -> None:
+def test_one_model_may_stand_under_two_labels_that_say_so(new_work: NewWork) -> None:
     with EndpointDouble(right) as base:
-        models = [{"label": "a", "model": f"openai:a@{base.url}"}, {"label": "b", "model": f"openai:a@{base.url}"}]
+        models = [
+            {"label": "tuned", "model": f"openai:a@{base.url}"},
+            {"label": "tuned again", "model": f"openai:a@{base.url.replace('127.0.0.1', 'localhost')}"},
+        ]
         result = compare(new_work(models=models, questions=questions(6)))
         assert len(base.requests) == 12
     assert result["verdict"]["answer"] == "no_evidence"

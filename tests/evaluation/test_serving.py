@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import own_llama_server
 from tests.endpoint_double import EndpointDouble, Said, Stall, Status
 from tunesmith.data.records import Message
 from tunesmith.errors import EmptyInput, InvalidArgument, NotFound, ServiceFailed, Unreachable
@@ -20,6 +22,7 @@ from tunesmith.models.endpoints import CompletionEndpoint, Draw
 from tunesmith.models.serving import Served, child_environment
 from tunesmith.workspace import Workspace
 
+FRUIT = [Message(role="user", content="Name one fruit.")]
 OWNER = """
 import sys, time
 from pathlib import Path
@@ -90,6 +93,59 @@ def test_a_model_that_does_not_load_in_time_is_an_error_and_leaves_no_process(tm
     assert not [child for child in children if "server_process" in " ".join(child.cmdline())]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_the_users_own_llama_server_comes_before_the_packaged_one(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = own_llama_server.install(tmp_path / "llama.cpp" / "build" / "bin")
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path / "llama.cpp"))
+    # What would change where it listens, or whom it answers.
+    monkeypatch.setenv("LLAMA_ARG_API_PREFIX", "/elsewhere")
+    monkeypatch.setenv("LLAMA_API_KEY", "secret")
+    one = contestant(workspace, "base", "embedded")
+    with Served(gguf_path(), context=300, slots=2, log=tmp_path / "served.log") as served:
+        assert one.prompt_format is not None
+        asker = CompletionEndpoint(served.base_url, one.encode, one.prompt_format.stops, timeout_s=100)
+        own = asker.ask(FRUIT, Draw(0.0, 8, 1))
+        asker.close()
+        assert served.program == program
+        assert served.pid is not None
+        (child,) = psutil.Process(served.pid).children(recursive=True)
+        assert not {"LLAMA_ARG_API_PREFIX", "LLAMA_API_KEY"} & child.environ().keys()
+    assert gone(child.pid, 5)
+    options = json.loads((program.parent / own_llama_server.LOG).read_text())
+    assert (options["model"], options["ctx_size"], options["parallel"]) == (str(gguf_path()), 1024, 2)
+    assert options["host"] == "127.0.0.1"
+    assert "the user's own" in (tmp_path / "served.log").read_text()
+    monkeypatch.setenv("TUNESMITH_LLAMA_CPP", "packaged")
+    assert ask_model(workspace, "embedded", FRUIT[0].content, max_tokens=8).reply == own.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_a_llama_server_that_does_not_start_is_named_with_the_way_to_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = own_llama_server.install(tmp_path, broken="libcuda.so.1 is not there")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ServiceFailed, match=r"libcuda\.so\.1") as caught, Served(gguf_path(), context=512):
+        pass
+    assert str(program) in caught.value.message
+    assert "TUNESMITH_LLAMA_CPP=packaged" in caught.value.next
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked to kill it")
+def test_the_users_llama_server_ends_when_its_owner_or_its_keeper_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_llama_server.install(tmp_path)
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    with Served(gguf_path(), context=512) as served:
+        assert served.pid is not None
+        (child,) = psutil.Process(served.pid).children()
+        os.kill(served.pid, signal.SIGKILL)
+        assert gone(child.pid, 5)
+
+
 def test_a_child_is_given_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -140,3 +196,5 @@ def test_what_cannot_be_asked_is_refused_at_once(workspace: Workspace) -> None:
         ask_model(workspace, "embedded", "Hi", temperature=3)
     with pytest.raises(NotFound):
         ask_model(workspace, "mdl_aaaaaaaaaaaa", "Hi")
+    with pytest.raises(InvalidArgument, match="this model takes 8,192"):
+        ask_model(workspace, "embedded", "word " * 9000)

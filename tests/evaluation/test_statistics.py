@@ -6,8 +6,9 @@ from itertools import product
 import pytest
 
 from tunesmith.evaluation import statistics
-from tunesmith.evaluation.scoring import judge_pair, reach_verdict
+from tunesmith.evaluation.scoring import judge_pair
 from tunesmith.evaluation.statistics import holm, mean_interval, sign_test, signed_rank_test, smallest_visible
+from tunesmith.evaluation.verdicts import reach_verdict
 
 
 def test_the_sign_test_is_the_binomial_one() -> None:

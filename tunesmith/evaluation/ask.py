@@ -14,13 +14,17 @@ from tunesmith.errors import EmptyInput, InvalidArgument, ServiceFailed, Unreach
 from tunesmith.evaluation.contestants import Contestant, contestant
 from tunesmith.evaluation.records import AskResult
 from tunesmith.models.endpoints import Asker, AskFailed, CompletionEndpoint, Draw, Reply, endpoint_for
-from tunesmith.models.serving import Served, child_environment
+from tunesmith.models.gguf_file import context_of
+from tunesmith.models.serving import child_environment
+from tunesmith.models.warm import WarmServers
 from tunesmith.workspace import Workspace
 
 DEADLINE_S = 45.0
 SEED = 42
 MAX_TOKENS = 8192
 _CHILD = "tunesmith.evaluation.ask_child"
+# Threads that wait by spinning hold each other up on a machine that does something else as well.
+_PATIENT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 
 def ask_model(
@@ -33,6 +37,7 @@ def ask_model(
     temperature: float = 0.0,
     ollama_host: str | None = None,
     deadline_s: float = DEADLINE_S,
+    warm: WarmServers | None = None,
 ) -> AskResult:
     """One reply. Safe to call from a server's thread: blocks, loads no weights into this process.
 
@@ -45,6 +50,7 @@ def ask_model(
         temperature: 0 to 2; 0 is the likeliest token always.
         ollama_host: as in OLLAMA_HOST; default: that variable.
         deadline_s: seconds for everything, loading included.
+        warm: keeps a server for the next question; None: it ends with the answer.
 
     Raises:
         InvalidArgument, NotFound, PathRefused, Conflict, MissingExtra: what is asked, or whom, cannot be.
@@ -58,7 +64,7 @@ def ask_model(
     draw = Draw(temperature, max_tokens, SEED)
     one = contestant(workspace, model, model)
     try:
-        reply = _ask(one, messages, draw, end, ollama_host)
+        reply = _ask(one, messages, draw, end, ollama_host, warm=warm or WarmServers(idle_s=0))
     except AskFailed as error:
         raise _as_user_error(one, error, deadline_s) from error
     return AskResult(
@@ -75,7 +81,9 @@ def _check(prompt: str, max_tokens: int, temperature: float) -> None:
         raise InvalidArgument(f"temperature is {temperature}; it can be 0 to 2.", next="Use temperature=0.")
 
 
-def _ask(one: Contestant, messages: list[Message], draw: Draw, end: float, ollama_host: str | None) -> Reply:
+def _ask(
+    one: Contestant, messages: list[Message], draw: Draw, end: float, ollama_host: str | None, *, warm: WarmServers
+) -> Reply:
     if one.way == "torch":
         return _ask_child(one, messages, draw, end)
     if one.way == "endpoint":
@@ -86,9 +94,16 @@ def _ask(one: Contestant, messages: list[Message], draw: Draw, end: float, ollam
             endpoint.close()
     assert one.gguf is not None
     assert one.prompt_format is not None
-    tokens = len(one.encode(messages))
-    with Served(one.gguf, context=tokens + draw.max_tokens + 8, deadline_s=_left(end)) as served:
-        asker = CompletionEndpoint(served.base_url, one.encode, one.prompt_format.stops, timeout_s=_left(end))
+    tokens, most = len(one.encode(messages)), context_of(one.gguf)
+    if most is not None and tokens >= most:
+        raise InvalidArgument(
+            f"The prompt has {tokens:,} tokens, and this model takes {most:,}, the answer included.",
+            next="Ask something shorter.",
+        )
+    with warm.serving(one.gguf, context=tokens + draw.max_tokens + 8, deadline_s=_left(end)) as served:
+        asker = CompletionEndpoint(
+            served.base_url, one.encode, one.prompt_format.stops, timeout_s=_left(end), reuse=False
+        )
         try:
             return asker.ask(messages, draw)
         except AskFailed as error:
@@ -127,7 +142,7 @@ def _ask_child(one: Contestant, messages: list[Message], draw: Draw, end: float)
                 input=json.dumps(job).encode(),
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=child_environment(),
+                env={**_PATIENT, **child_environment()},
                 timeout=_left(end),
                 check=False,
             )

@@ -17,14 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.evaluation.records import Answer, Question, Sampling
+from tunesmith.evaluation.together import Stopped
 from tunesmith.models.endpoints import Asker, AskFailed, Draw
 
-ATTEMPTS = 3
+# One request of five may fail without any answer being lost: a fifth to the power of six is one in 15,000.
+ATTEMPTS = 6
+# Each of these takes all the time it has.
+TIMEOUTS = 4
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-# A model that has never answered and failed this often in a row is not asked the rest: it is not there.
-GIVE_UP_AFTER = 4
+LONGEST_RETRY_AFTER_S = 120.0
+# A model that has never answered is not there: after this many questions without an answer, or this many requests, it
+# is not asked the rest.
+GIVE_UP_AFTER, GIVE_UP_AFTER_REQUESTS = 4, 12
 POLL_S = 0.1
+DRAIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,8 @@ def ask_all(
     What `answers` holds already is not asked again; failures are.
 
     Args:
-        check: called ten times a second; what it raises (a cancelled run) ends the asking and passes on.
+        check: called ten times a second; what it raises (a cancelled run) ends the asking and passes on. After
+            `Stopped` what is in flight may still come for a moment, and is kept.
         on_answer: called for each answer that was asked for now, in the order they come.
     """
     done = kept_answers(requests, answers)
@@ -140,17 +148,39 @@ def ask_all(
                 return
 
     # Daemons: a request in flight must not hold up a process that was asked to stop.
-    for _ in range(min(concurrency, len(todo))):
-        threading.Thread(target=work, daemon=True).start()
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(todo)))]
+    for thread in threads:
+        thread.start()
     try:
         for _ in todo:
             answer = _next(arrived, check)
             answers.add(answer)
             done[answer.key] = answer
             on_answer(answer)
+    except Stopped:
+        stop.set()
+        _drain(arrived, answers, threads)
+        raise
     finally:
         stop.set()
     return [done[request.key] for request in requests]
+
+
+def _drain(
+    arrived: queue.SimpleQueue[Answer | BaseException], answers: AnswerFile, threads: Sequence[threading.Thread]
+) -> None:
+    """Keep what these threads, which ask nothing new, still bring within a moment."""
+    end = time.monotonic() + DRAIN_S
+    while True:
+        over = time.monotonic() > end or not any(thread.is_alive() for thread in threads)
+        try:
+            found = arrived.get(timeout=POLL_S if not over else 0.001)
+        except queue.Empty:
+            if over:
+                return
+            continue
+        if isinstance(found, Answer) and found.error is None:
+            answers.add(found)
 
 
 class _Gate:
@@ -159,19 +189,22 @@ class _Gate:
     def __init__(self, *, had_answer: bool) -> None:
         self._lock = threading.Lock()
         self._had_answer = had_answer
-        self._failures = 0
+        self._failures = self._requests = 0
         self.last_error = ""
 
     def closed(self) -> bool:
         with self._lock:
-            return not self._had_answer and self._failures >= GIVE_UP_AFTER
+            hopeless = self._failures >= GIVE_UP_AFTER or self._requests >= GIVE_UP_AFTER_REQUESTS
+            return hopeless and not self._had_answer
 
-    def note(self, error: str | None) -> None:
+    def note(self, error: str | None, *, last: bool) -> None:
+        """What came of a request; `last`: its question is not asked again."""
         with self._lock:
             if error is None:
                 self._had_answer = True
             else:
-                self._failures += 1
+                self._requests += 1
+                self._failures += last
                 self.last_error = error
 
 
@@ -192,18 +225,21 @@ def _answer(asker: Asker, request: Request, gate: _Gate, stop: threading.Event) 
     if gate.closed():
         return _failure(request, f"not asked: no request to this model succeeded ({gate.last_error})", 0, 0.0)
     pause = random.Random(request.key)
+    timeouts = 0
     for attempt in range(1, ATTEMPTS + 1):
         began = time.monotonic()
         try:
             reply = asker.ask(request.question.messages, request.draw)
         except AskFailed as error:
-            if error.passing and attempt < ATTEMPTS and not gate.closed():
-                wait = FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.75 + 0.5 * pause.random())
-                if not stop.wait(min(LONGEST_PAUSE_S, max(wait, error.retry_after_s or 0.0))):
+            timeouts += error.timed_out
+            again = error.passing and attempt < ATTEMPTS and timeouts < TIMEOUTS
+            gate.note(str(error), last=not again)
+            if again and not gate.closed():
+                wait = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1)) * (0.75 + 0.5 * pause.random())
+                if not stop.wait(max(wait, min(LONGEST_RETRY_AFTER_S, error.retry_after_s or 0.0))):
                     continue
-            gate.note(str(error))
             return _failure(request, str(error), attempt, time.monotonic() - began)
-        gate.note(None)
+        gate.note(None, last=True)
         return Answer(
             label=request.label,
             question=request.question.question,

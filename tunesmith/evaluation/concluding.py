@@ -1,138 +1,307 @@
-"""From everything that was gathered to the `Comparison`."""
+"""From everything that was gathered to the `Comparison`: once when it is complete, and again when people score it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-from tunesmith import __version__
+from tunesmith.evaluation import judge_scoring, remarks
+from tunesmith.evaluation.asking import AnswerFile
 from tunesmith.evaluation.contestants import Contestant
 from tunesmith.evaluation.heldout import HeldOutLoss
-from tunesmith.evaluation.records import (
-    Answer,
-    Comparison,
-    Lineage,
-    ModelScore,
-    Question,
-    Sample,
-    Sampling,
+from tunesmith.evaluation.human import HumanFile
+from tunesmith.evaluation.human_figures import about_people, hear_people
+from tunesmith.evaluation.lineage import lineage
+from tunesmith.evaluation.material import (
+    Judged,
+    StoredContestant,
+    StoredMaterial,
+    read_material,
+    stored_cost,
+    write_material,
 )
-from tunesmith.evaluation.scoring import Answered, compare_pairs, reach_verdict, read_answers
-from tunesmith.evaluation.store import HTML_FILE
+from tunesmith.evaluation.records import Answer, Comparison, JudgeInfo, ModelScore, Question, Sample, Sampling
+from tunesmith.evaluation.report import markdown_report
+from tunesmith.evaluation.report_html import html_report
+from tunesmith.evaluation.scoring import Answered, compare_pairs, read_answers
+from tunesmith.evaluation.store import ANSWERS_FILE, HTML_FILE, ComparisonStore
 from tunesmith.evaluation.training_data import TrainingData, cost_of
+from tunesmith.evaluation.verdicts import reach_verdict
 from tunesmith.evaluation.worth import judge_worth
+from tunesmith.evaluation.worth_facts import answer_facts
 from tunesmith.workspace import Workspace
 
 SAMPLES = 10
 SAMPLE_CHARS = 300
 ALL_SAMPLES_CHARS = 8000
-PACKAGES = ("openai", "sacrebleu", "xllamacpp", "tokenizers", "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a comparison gathered. `answers` and `losses` are by label."""
+    """What a comparison gathered. `answers` and `losses` are by label.
+
+    Attributes:
+        identities: of the contestants, equal where two references mean the same model.
+        questions_there: questions that `questions` were drawn from.
+        judged: what the judge said; None without one.
+    """
 
     comparison_id: str
     folder: Path
     contestants: Sequence[Contestant]
+    identities: Sequence[str]
     questions: Sequence[Question]
-    questions_in_dataset: int
+    questions_there: int
     sampling: Sampling
     answers: Mapping[str, list[Answer]]
+    judged: Judged | None
     losses: Mapping[str, HeldOutLoss]
     training: TrainingData
     dataset_id: str | None
     notes: Sequence[str]
 
 
-def conclude(workspace: Workspace, material: Material) -> Comparison:
-    """Figures, pairs, verdict, and whether it was worth it."""
-    seed = material.sampling.seed
-    answered = [
-        read_answers(one.label, material.answers[one.label], material.questions) for one in material.contestants
-    ]
-    scores = [
-        _score(one, measured, material, seed) for one, measured in zip(material.contestants, answered, strict=True)
-    ]
-    pairs = compare_pairs(answered, seed)
-    candidate, baseline = roles(material.contestants)
-    verdict = reach_verdict(pairs, candidate.label, baseline.label)
-    by_label = {score.label: score for score in scores}
-    samples = _samples(material)
-    return Comparison(
-        comparison_id=material.comparison_id,
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        questions=len(material.questions),
-        sampling=material.sampling,
-        models=scores,
-        pairs=pairs,
-        verdict=verdict,
-        worth_it=judge_worth(
-            verdict, by_label[candidate.label], by_label[baseline.label], cost_of(workspace, candidate)
-        ),
-        samples=samples,
-        samples_left_out=len(material.questions) - len(samples),
-        notes=[*material.notes, *_notes(material, scores)],
-        lineage=_lineage(material),
-        report=str(material.folder / HTML_FILE),
-        resources=[f"comparisons://{material.comparison_id}/report"],
+def conclude_first(workspace: Workspace, material: Material) -> Comparison:
+    """Keep what was gathered, conclude, write the reports, and show the comparison as complete.
+
+    Raises:
+        Conflict: it was completed before.
+    """
+    stored = _stored(workspace, material)
+    write_material(material.folder, stored)
+    comparison = _conclude(workspace, material.folder, stored, material.answers)
+    ComparisonStore(workspace).complete(
+        comparison,
+        **_reports(comparison, material.folder, stored, material.answers, material.contestants),
     )
+    return comparison
 
 
-def roles(contestants: Sequence[Contestant]) -> tuple[Contestant, Contestant]:
-    """Who the verdict is about, and whom it is compared with.
+def reconclude(workspace: Workspace, comparison_id: str) -> Comparison:
+    """Conclude a complete comparison again from what was kept, as people have scored it; nobody is asked.
+
+    The comparison, report.md and report.html are written anew.
+
+    Raises:
+        InvalidArgument: not a comparison id.
+        NotFound: no such comparison, it is not complete, or its material is gone.
+        StoreCorrupt: its material is damaged.
+    """
+    store = ComparisonStore(workspace)
+    folder = store.folder(comparison_id)
+    stored = read_material(folder)
+    answers = _answers(stored, AnswerFile(folder / ANSWERS_FILE))
+    comparison = _conclude(workspace, folder, stored, answers)
+    contestants = [one.as_contestant(workspace) for one in stored.contestants]
+    store.rewrite(comparison, **_reports(comparison, folder, stored, answers, contestants))
+    return comparison
+
+
+def _reports(
+    comparison: Comparison,
+    folder: Path,
+    stored: StoredMaterial,
+    answers: Mapping[str, list[Answer]],
+    contestants: Sequence[Contestant],
+) -> dict[str, str]:
+    """Both reports, with the scores of judge and people beside the answers."""
+    judged, human = stored.judged.answers if stored.judged else [], HumanFile(folder).read()
+    shown = (comparison, stored.questions, answers, contestants)
+    return {
+        "markdown": markdown_report(*shown, judged=judged, human=human),
+        "html": html_report(*shown, judged=judged, human=human),
+    }
+
+
+def roles(contestants: Sequence[StoredContestant]) -> tuple[str, str]:
+    """Labels of whom the verdict is about, and whom it is compared with.
 
     The first model trained here against the first that was not; where all or none were trained here, the last
     against the first.
     """
-    trained = [one for one in contestants if one.record is not None]
-    others = [one for one in contestants if one.record is None]
+    trained = [one.label for one in contestants if one.record is not None]
+    others = [one.label for one in contestants if one.record is None]
     if trained and others:
         return trained[0], others[0]
-    return contestants[-1], contestants[0]
+    return contestants[-1].label, contestants[0].label
 
 
-def _score(one: Contestant, measured: Answered, material: Material, seed: int) -> ModelScore:
-    errors = [answer.error for answer in measured.answers if answer.error is not None]
+def _stored(workspace: Workspace, material: Material) -> StoredMaterial:
+    costs = {one.label: cost_of(workspace, one) for one in material.contestants}
+    return StoredMaterial(
+        comparison_id=material.comparison_id,
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        questions=list(material.questions),
+        questions_there=material.questions_there,
+        sampling=material.sampling,
+        contestants=[_stored_contestant(one, material) for one in material.contestants],
+        answer_keys={label: [answer.key for answer in given] for label, given in material.answers.items()},
+        judged=material.judged,
+        dataset_id=material.dataset_id,
+        costs={label: stored_cost(cost) for label, cost in costs.items() if cost is not None},
+        lineage=lineage(material.contestants, material.training, material.dataset_id, measured=bool(material.losses)),
+        notes=[
+            *material.notes,
+            *remarks.about_material(
+                material.contestants,
+                material.questions,
+                material.questions_there,
+                material.sampling,
+                material.training,
+                losses=[loss.origin for loss in material.losses.values()],
+                identities=material.identities,
+            ),
+        ],
+    )
+
+
+def _stored_contestant(one: Contestant, material: Material) -> StoredContestant:
     loss = material.losses.get(one.label)
     trained_on = material.training.text_of(one.label)
-    share = trained_on.share(answer.reply or "" for answer in measured.replies) if trained_on else None
-    return ModelScore(
+    replies = [answer.reply for answer in material.answers[one.label] if answer.reply is not None]
+    share = trained_on.share(replies) if trained_on else None
+    return StoredContestant(
         label=one.label,
-        model=one.reference.text or one.reference.name,
+        kind=one.reference.kind,
+        name=one.reference.name,
+        base_url=one.reference.base_url,
+        text=one.reference.text,
+        way=one.way,
         served=one.served,
-        rubric=None,
+        identity=one.identity,
+        base_model=one.base_model,
+        record=one.record,
         heldout_loss=round(loss.loss, 4) if loss else None,
         heldout=loss.origin if loss else None,
-        similarity=measured.similarity(seed),
         memorised_share=round(share, 4) if share is not None else None,
+    )
+
+
+def _answers(stored: StoredMaterial, file: AnswerFile) -> dict[str, list[Answer]]:
+    """The answers that the comparison was concluded from; of one that was asked for twice, the reply if one came."""
+    found: dict[tuple[str, str], Answer] = {}
+    for answer in file.read():
+        known = found.get((answer.label, answer.key))
+        if known is None or known.reply is None:
+            found[answer.label, answer.key] = answer
+    return {
+        label: [found[label, key] for key in keys if (label, key) in found]
+        for label, keys in stored.answer_keys.items()
+    }
+
+
+def _conclude(
+    workspace: Workspace, folder: Path, stored: StoredMaterial, answers: Mapping[str, list[Answer]]
+) -> Comparison:
+    """Figures, pairs, verdict, and whether it was worth it."""
+    seed, judged = stored.sampling.seed, stored.judged
+    answered = [read_answers(one.label, answers[one.label], stored.questions) for one in stored.contestants]
+    scores = judge_scoring.scores_by_question(judged.answers) if judged else {}
+    labels = [one.label for one in stored.contestants]
+    if judged:
+        judge = _judge(judged)
+        pairs = judge_scoring.judged_pairs(labels, scores, judged.pairs, seed)
+    else:
+        judge, pairs = None, compare_pairs(answered, seed)
+    candidate, baseline = roles(stored.contestants)
+    verdict = reach_verdict(pairs, candidate, baseline, judge)
+    people = hear_people(
+        HumanFile(folder).read(),
+        labels,
+        answered={one.label: {answer.question for answer in one.replies} for one in answered},
+        judged=judged.answers if judged else [],
+        otherwise=verdict,
+        seed=seed,
+    )
+    if people is not None:
+        verdict = people.verdict
+    models = []
+    for one, measured in zip(stored.contestants, answered, strict=True):
+        score = _score(one, measured, seed)
+        human = people.rubrics.get(one.label) if people else None
+        by_judge = judge_scoring.rubric(scores.get(one.label), seed)
+        models.append(score.model_copy(update={"rubric": by_judge, "human": human}))
+    by_label = {score.label: score for score in models}
+    samples = _samples(stored, answers)
+    return Comparison(
+        comparison_id=stored.comparison_id,
+        created_at=stored.created_at,
+        questions=len(stored.questions),
+        sampling=stored.sampling,
+        models=models,
+        judge=judge,
+        human=people.info if people else None,
+        pairs=pairs,
+        verdict=verdict,
+        worth_it=judge_worth(
+            verdict,
+            by_label[candidate],
+            by_label[baseline],
+            stored.cost_of(candidate),
+            models=models,
+            pairs=pairs,
+            judge=judge,
+            facts=answer_facts(stored.questions, answers),
+        ),
+        samples=samples,
+        samples_left_out=len(stored.questions) - len(samples),
+        notes=[
+            *stored.notes,
+            *remarks.about_failures(models),
+            *(remarks.about_judge(judge, judged.cut, pairs) if judge and judged else []),
+            *(about_people(people.info) if people else []),
+        ],
+        lineage=stored.lineage,
+        report=str(folder / HTML_FILE),
+        resources=[f"comparisons://{stored.comparison_id}/report"],
+    )
+
+
+def _judge(judged: Judged) -> JudgeInfo:
+    return judged.info.model_copy(
+        update={
+            "position_consistency": judge_scoring.overall_consistency(judged.pairs),
+            "same_scores_note": judge_scoring.same_scores_note(judged.answers),
+        }
+    )
+
+
+def _score(one: StoredContestant, measured: Answered, seed: int) -> ModelScore:
+    errors = [answer.error for answer in measured.answers if answer.error is not None]
+    return ModelScore(
+        label=one.label,
+        model=one.text or one.name,
+        served=one.served,
+        rubric=None,
+        heldout_loss=one.heldout_loss,
+        heldout=one.heldout,
+        similarity=measured.similarity(seed),
+        memorised_share=one.memorised_share,
         stop_rate=measured.stop_rate(),
         mean_chars=measured.mean_chars(),
         latency_s=measured.latency_s(),
         tokens_per_s=measured.tokens_per_s(),
         answered=len(measured.replies),
         errors=len(errors),
+        retries=sum(max(0, answer.attempts - 1) for answer in measured.answers),
         first_error=errors[0] if errors else None,
     )
 
 
-def _samples(material: Material) -> list[Sample]:
+def _samples(stored: StoredMaterial, answers: Mapping[str, list[Answer]]) -> list[Sample]:
     """The first questions with their first replies, as many as a result has room for."""
     found: list[Sample] = []
     room = ALL_SAMPLES_CHARS
     first = {
         (label, answer.question): answer.reply
-        for label, answers in material.answers.items()
-        for answer in answers
+        for label, given in answers.items()
+        for answer in given
         if answer.repetition == 1
     }
-    for question in material.questions[:SAMPLES]:
-        replies = {label: _cut(first[label, question.question]) for label in material.answers}
+    for question in stored.questions[:SAMPLES]:
+        replies = {label: _cut(first.get((label, question.question))) for label in answers}
         sample = Sample(question=_cut(question.text) or "", reference=_cut(question.reference), replies=replies)
         room -= sum(len(text or "") for text in (sample.question, sample.reference, *replies.values()))
         if found and room < 0:
@@ -145,77 +314,3 @@ def _cut(text: str | None) -> str | None:
     if text is None or len(text) <= SAMPLE_CHARS:
         return text
     return text[: SAMPLE_CHARS - 1] + "…"
-
-
-def _notes(material: Material, scores: Sequence[ModelScore]) -> list[str]:
-    sampling, contestants = material.sampling, material.contestants
-    notes = []
-    if material.questions_in_dataset > len(material.questions):
-        notes.append(
-            f"{len(material.questions)} of {material.questions_in_dataset} held-out rows were asked, drawn with seed "
-            f"{sampling.seed}."
-        )
-    without = sum(question.reference is None for question in material.questions)
-    if without:
-        notes.append(f"{without} of {len(material.questions)} questions have no reference; nothing is scored on them.")
-    leaked = material.training.leaked(material.questions)
-    if leaked:
-        notes.append(
-            f"{leaked} of {len(material.questions)} questions stand word for word in the training rows: on them a "
-            "model trained here shows what it remembers, not what it learned."
-        )
-    if sampling.repetitions > 1 and sampling.temperature == 0:
-        notes.append("At temperature 0 repetitions give the same answer over and over; they add no evidence.")
-    failed = [score for score in scores if score.errors]
-    notes += [f"{score.label}: {score.errors} requests failed ({score.first_error})." for score in failed]
-    if len({one.way for one in contestants}) > 1:
-        notes.append("The models are run in different ways, so latency and tokens/s do not compare the models alone.")
-    if sampling.temperature > 0 and any(one.reference.kind == "ollama" for one in contestants):
-        notes.append("Ollama keeps its own top_k; the other models draw from all tokens.")
-    if any(one.way == "gguf" and one.record for one in contestants) and material.losses:
-        notes.append("Answers come from the quantised GGUF, held-out losses from the weights before quantisation.")
-    if any(loss.origin.source == "training_run" for loss in material.losses.values()):
-        notes.append("The held-out losses are the training run's own: it measured exactly these rows.")
-    identities = [one.identity for one in contestants]
-    if len(set(identities)) < len(identities):
-        notes.append("One model stands under several labels: what differs between them is chance.")
-    notes += [f"Dataset {identity}, which a model was trained on, is gone." for identity in material.training.missing]
-    return notes
-
-
-def _lineage(material: Material) -> Lineage:
-    return Lineage(
-        dataset_id=material.dataset_id,
-        heldout_dataset_id=material.training.heldout_dataset() if material.losses else None,
-        versions=_versions(),
-        models=[_model_lineage(one) for one in material.contestants if one.record],
-        datasets=material.training.lineage(),
-    )
-
-
-def _model_lineage(one: Contestant) -> dict[str, Any]:
-    assert one.record is not None
-    folder = one.workspace.models / one.record.model_id
-    served = one.gguf or one.adapter or one.weights
-    file = next((file for file in one.record.files if served and folder / file.path == served), None)
-    return {
-        "label": one.label,
-        "model_id": one.record.model_id,
-        "run_id": one.record.run_id,
-        "dataset_id": one.record.dataset_id,
-        "base_model": one.record.base_model,
-        "method": one.record.method,
-        "file": file.path if file else None,
-        "sha256": file.sha256 if file else None,
-        "prompt_format_sha256": one.prompt_format.sha256 if one.prompt_format else None,
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"tunesmith": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

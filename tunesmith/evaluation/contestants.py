@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import Conflict, MissingExtra, StoreCorrupt
-from tunesmith.models.answering import choose_gguf
 from tunesmith.models.bases import base_folder, prompt_format_for, tokenizer_for
 from tunesmith.models.embedded import gguf_path
 from tunesmith.models.endpoints import Turn
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.records import ModelRecord
 from tunesmith.models.references import Reference, parse_reference
+from tunesmith.models.servable import choose_gguf, prompt_ids, trained_tokenizer
+from tunesmith.models.serving import can_serve
 from tunesmith.models.store import ModelStore
 from tunesmith.workspace import Workspace
 
@@ -65,22 +66,15 @@ class Contestant:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer. Only for local models."""
-        from tokenizers import Tokenizer
-
-        for folder in (self.adapter, self.weights):
-            if folder is not None and (folder / "tokenizer.json").is_file():
-                tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-                tokenizer.no_truncation()
-                tokenizer.no_padding()
-                return tokenizer
+        if self.record is not None:
+            return trained_tokenizer(self.workspace, self.record)
         assert self.base_model is not None
         return tokenizer_for(self.workspace, self.base_model)
 
     def encode(self, messages: Sequence[Turn]) -> list[int]:
-        """Token ids of the prompt that asks for the next answer: the prompt format's text, nothing added."""
+        """Token ids of the prompt that asks for the next answer; see `prompt_ids`."""
         assert self.prompt_format is not None
-        text = self.prompt_format.render(messages, add_generation_prompt=True)
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return prompt_ids(self.prompt_format, self.tokenizer, messages)
 
     def weights_folder(self) -> Path:
         """The folder that transformers loads; the base's may be built or found in a cache first."""
@@ -125,7 +119,7 @@ def _embedded(workspace: Workspace, label: str, reference: Reference) -> Contest
         "prompt_format": prompt_format_for(workspace, "embedded"),
         "workspace": workspace,
     }
-    if find_spec("xllamacpp") is None:
+    if not can_serve():
         _need_torch()
         return Contestant(
             label, reference, "torch", served=f"{EMBEDDED_FILE}, dequantised, by transformers", identity="embedded",
@@ -141,7 +135,7 @@ def _trained(workspace: Workspace, label: str, reference: Reference) -> Contesta
     record = ModelStore(workspace).resolve(reference.name)
     folder = workspace.models / record.model_id
     adapter, whole = record.file("adapter"), record.file("weights") or record.file("merged")
-    file = choose_gguf(record.files) if find_spec("xllamacpp") is not None else None
+    file = choose_gguf(record.files) if can_serve() else None
     chosen = file or adapter or whole
     if chosen is None:
         raise Conflict(

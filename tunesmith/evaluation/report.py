@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tunesmith.evaluation.contestants import Contestant
-from tunesmith.evaluation.records import Answer, Comparison, Interval, ModelScore, Question
-
-_VERDICTS = {"better": "better", "worse": "worse", "no_evidence": "no evidence of a difference"}
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
-COLUMNS = (
-    "model",
-    "chrF",
-    "ROUGE-L",
-    "held-out loss",
-    "perplexity",
-    "stop rate",
-    "memorised",
-    "characters",
-    "latency",
-    "tokens/s",
-    "errors",
+from tunesmith.evaluation.records import Answer, Comparison, Question
+from tunesmith.evaluation.report_figures import (
+    COLUMNS,
+    CRITERIA,
+    NAMES,
+    PAIR_COLUMNS,
+    Differences,
+    Scored,
+    agreement_text,
+    certainty,
+    differences,
+    pair_cells,
+    provenance,
+    rubric_rows,
+    score_cells,
+    scores_text,
+    shown_pairs,
 )
+from tunesmith.evaluation.report_text import cut, headline, printable, room_for_answers
+from tunesmith.evaluation.worth_facts import answer_facts
 
 
 def markdown_report(
@@ -31,128 +33,112 @@ def markdown_report(
     questions: Sequence[Question],
     answers: Mapping[str, Sequence[Answer]],
     contestants: Sequence[Contestant],
+    *,
+    judged: Sequence[Scored] = (),
+    human: Sequence[Scored] = (),
 ) -> str:
     """Everything about a comparison as Markdown.
 
     Args:
         answers: by label.
+        judged: the judge's scores.
+        human: people's scores, the latest of each.
     """
-    return "\n".join(_lines(comparison, questions, answers, contestants)) + "\n"
+    found = differences(comparison, questions, answers, judged, human)
+    parts = [
+        *_summary(comparison, questions, answers),
+        *_worth(comparison),
+        *_answers(questions, answers, found, {"judge": judged, "people": human}),
+        *("## How it was made", "", "```json", provenance(comparison, contestants), "```"),
+    ]
+    return "\n".join(parts) + "\n"
 
 
-def _lines(
-    comparison: Comparison,
-    questions: Sequence[Question],
-    answers: Mapping[str, Sequence[Answer]],
-    contestants: Sequence[Contestant],
+def _summary(
+    comparison: Comparison, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]
 ) -> Iterator[str]:
     verdict, worth = comparison.verdict, comparison.worth_it
     yield from (f"# Comparison {comparison.comparison_id}", "", comparison.created_at, "")
-    yield from (f"**{_cell(headline(comparison))}**", "", _cell(verdict.why), "")
-    yield from ("## Scores", "", _row(COLUMNS), _row(["---"] * len(COLUMNS)))
-    for score in comparison.models:
-        yield _row(score_cells(score))
-    yield from ("", "Figures in brackets are 95 % bootstrap intervals over the questions.", "")
+    yield from (f"**{_cell(headline(comparison))}**", "")
+    yield from (f"**Was it worth it?** {_cell(worth.in_one_line or worth.answer.capitalize())}", "")
+    if said := certainty(comparison):
+        yield from (_cell(said), "")
+    yield from (_cell(verdict.why), "", "## Scores", "")
+    facts = answer_facts(questions, answers, likeness=False)
+    yield from _table(COLUMNS, [score_cells(score, facts) for score in comparison.models])
+    yield from ("", "Figures in brackets are 95 % bootstrap intervals over the questions. Numbers right: those numbers")
+    yield from ("and codes of the references that the answers hold.", "")
+    rubrics = [[label, who, *cells] for label, who, cells in rubric_rows(comparison)]
+    if rubrics:
+        yield from ("## Scores by judge and people", "")
+        yield from _table(("model", "scored by", *(NAMES.get(name, name) for name in CRITERIA)), rubrics)
+        yield from ("", _cell(f"{agreement_text(comparison)} Criteria 1 to 5, total 3 to 15.".strip()), "")
     yield from ("## Pairs", "")
-    yield _row(("pair", "wins", "ties", "losses", "win rate", "chrF difference", "p"))
-    yield _row(["---"] * 7)
-    for pair in comparison.pairs:
-        yield _row(
-            (
-                f"{pair.a} against {pair.b}",
-                str(pair.wins),
-                str(pair.ties),
-                str(pair.losses),
-                interval(pair.win_rate, "{:.0%}"),
-                interval(pair.difference, "{:+.1f}"),
-                number(pair.p_value, "{:.3g}"),
-            )
-        )
+    yield from _table(PAIR_COLUMNS, [pair_cells(pair) for pair in shown_pairs(comparison, comparison.pairs)])
+    if comparison.human and comparison.human.pairs:
+        yield from ("", "By people:", "")
+        yield from _table(PAIR_COLUMNS, [pair_cells(pair) for pair in comparison.human.pairs])
+
+
+def _worth(comparison: Comparison) -> Iterator[str]:
+    worth = comparison.worth_it
     yield from ("", f"## Was it worth it? {worth.answer.capitalize()}", "")
     yield from (f"- for: {_cell(text)}" for text in worth.in_favour)
     yield from (f"- against: {_cell(text)}" for text in worth.against)
+    yield from (f"- cost: {_cell(text)}" for text in worth.cost)
     if comparison.notes:
         yield from ("", "## To know when reading this", "", *(f"- {_cell(note)}" for note in comparison.notes))
+
+
+def _answers(
+    questions: Sequence[Question],
+    answers: Mapping[str, Sequence[Answer]],
+    found: Differences,
+    scores: Mapping[str, Sequence[Scored]],
+) -> Iterator[str]:
+    by_question: dict[int, list[Answer]] = {}
+    for given in answers.values():
+        for answer in given:
+            by_question.setdefault(answer.question, []).append(answer)
+    noted: dict[tuple[int, str], list[str]] = {}
+    for who, given in scores.items():
+        for one in given:
+            noted.setdefault((one.question, one.label), []).append(scores_text(who, one))
+    room = room_for_answers(sum(map(len, by_question.values())))
     yield from ("", "## Answers", "")
     for question in questions:
-        yield from _side_by_side(question, answers)
-    yield from ("## How it was made", "", "```json", provenance(comparison, contestants), "```")
+        value = found.by_question.get(question.question)
+        ahead = f" ({_cell(found.candidate)} {value:+.1f} {found.unit})" if value is not None else ""
+        yield from (f"### Question {question.question}{ahead}", "", *_fenced(question.text, room))
+        if question.reference is not None:
+            place = f" ({_cell(question.source)})" if question.source else ""
+            yield from (f"Reference{place}:", "", *_fenced(question.reference, room))
+        for answer in by_question.get(question.question, ()):
+            given_scores = noted.get((answer.question, answer.label), [])
+            yield from _answer(answer, room, "; ".join(given_scores))
 
 
-def headline(comparison: Comparison) -> str:
-    """The verdict in one line."""
-    verdict = comparison.verdict
-    return f"{verdict.candidate} against {verdict.baseline}: {_VERDICTS[verdict.answer]}"
+def _answer(answer: Answer, room: int, scores: str) -> Iterator[str]:
+    repeated = f", repetition {answer.repetition}" if answer.repetition > 1 else ""
+    if answer.reply is None:
+        yield from (f"{_cell(answer.label)}{repeated}: no answer ({_cell(answer.error or '')})", "")
+        return
+    ended = ", cut off at max_tokens" if answer.finish_reason == "length" else ""
+    shown = f" ({scores})" if scores else ""
+    yield from (f"{_cell(answer.label)}{repeated}{ended}{shown}:", "", *_fenced(answer.reply, room))
 
 
-def score_cells(score: ModelScore) -> list[str]:
-    """A model's figures as text, one for each of `COLUMNS`."""
-    similarity = score.similarity
-    return [
-        score.label,
-        interval(similarity.chrf if similarity else None, "{:.1f}"),
-        interval(similarity.rouge_l if similarity else None, "{:.2f}"),
-        number(score.heldout_loss, "{:.3f}"),
-        number(score.heldout.perplexity if score.heldout else None, "{:.2f}"),
-        number(score.stop_rate, "{:.0%}"),
-        number(score.memorised_share, "{:.0%}"),
-        number(score.mean_chars, "{:.0f}"),
-        number(score.latency_s, "{:.1f} s"),
-        number(score.tokens_per_s, "{:.0f}"),
-        str(score.errors),
-    ]
-
-
-def provenance(comparison: Comparison, contestants: Sequence[Contestant]) -> str:
-    """Sampling, models with their recipes, datasets, versions and digests, as JSON."""
-    lineage = comparison.lineage.model_dump(mode="json")
-    recipes = {one.label: one.record.recipe for one in contestants if one.record}
-    for model in lineage["models"]:
-        model["recipe"] = recipes.get(model["label"])
-    served = {score.label: {"model": score.model, "served": score.served} for score in comparison.models}
-    content = {"sampling": comparison.sampling.model_dump(), "served": served, **lineage}
-    return printable(json.dumps(content, ensure_ascii=False, indent=2))
-
-
-def interval(value: Interval | None, form: str) -> str:
-    """A mean with its interval, or a dash."""
-    if value is None:
-        return "–"
-    return f"{form.format(value.mean)} [{form.format(value.low)}, {form.format(value.high)}]"
-
-
-def number(value: float | None, form: str) -> str:
-    """A number, or a dash."""
-    return "–" if value is None else form.format(value)
-
-
-def printable(text: str) -> str:
-    """`text` without terminal codes and control characters, lines kept."""
-    return _ANSI.sub("", text.replace("\r\n", "\n"))
-
-
-def _side_by_side(question: Question, answers: Mapping[str, Sequence[Answer]]) -> Iterator[str]:
-    yield from (f"### Question {question.question}", "", *_fenced(question.text))
-    if question.reference is not None:
-        yield from ("Reference:", "", *_fenced(question.reference))
-    for label, given in answers.items():
-        for answer in given:
-            if answer.question != question.question:
-                continue
-            repeated = f", repetition {answer.repetition}" if answer.repetition > 1 else ""
-            if answer.reply is None:
-                yield from (f"{_cell(label)}{repeated}: no answer ({_cell(answer.error or '')})", "")
-            else:
-                cut = ", cut off at max_tokens" if answer.finish_reason == "length" else ""
-                yield from (f"{_cell(label)}{repeated}{cut}:", "", *_fenced(answer.reply))
-
-
-def _fenced(text: str) -> list[str]:
+def _fenced(text: str, room: int) -> list[str]:
     """`text` in a fence longer than any run of backticks in it."""
-    clean = printable(text)
+    clean, left_out = cut(printable(text), room)
     longest = max((len(run) for run in re.findall(r"`+", clean)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [f"{fence}text", clean, fence, ""]
+    more = [f"({left_out:,} characters more are in answers.jsonl.)", ""] if left_out else []
+    return [f"{fence}text", clean, fence, "", *more]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield from (_row(head), _row(["---"] * len(head)), *map(_row, rows))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""From answers to figures: each model's, every pair's, and the verdict."""
+"""From answers to figures without a judge: each model's, and every pair's by likeness to the references."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from tunesmith.evaluation import metrics, statistics
-from tunesmith.evaluation.records import Answer, Interval, Pair, Question, Similarity, Verdict
+from tunesmith.evaluation.records import Answer, Pair, Question, Similarity
 
 # A difference of less than this many chrF points is a tie: a comma can make it.
 TIE_POINTS = 1.0
@@ -74,12 +74,7 @@ def read_answers(label: str, answers: Sequence[Answer], questions: Sequence[Ques
 def compare_pairs(models: Sequence[Answered], seed: int) -> list[Pair]:
     """Every two models, question by question, with p-values corrected over the pairs."""
     scores = {model.label: model.chrf for model in models}
-    pairs = [judge_pair(a.label, b.label, scores, seed) for a, b in combinations(models, 2)]
-    judged = [index for index, pair in enumerate(pairs) if pair.p_value is not None]
-    corrected = statistics.holm([pairs[index].p_value or 0.0 for index in judged])
-    for index, p_value in zip(judged, corrected, strict=True):
-        pairs[index] = pairs[index].model_copy(update={"p_value": round(p_value, 6)})
-    return pairs
+    return statistics.corrected([judge_pair(a.label, b.label, scores, seed) for a, b in combinations(models, 2)])
 
 
 def judge_pair(a: str, b: str, scores: Mapping[str, Mapping[int, float]], seed: int) -> Pair:
@@ -116,71 +111,6 @@ def judge_pair(a: str, b: str, scores: Mapping[str, Mapping[int, float]], seed: 
         smallest_visible=round(visible, 2) if visible is not None else None,
         position_consistency=None,
     )
-
-
-def reach_verdict(pairs: Sequence[Pair], candidate: str, baseline: str) -> Verdict:
-    """Whether the candidate's answers are closer to the references than the baseline's.
-
-    better or worse only where the corrected p-value is below 0.05 and the interval of the difference leaves 0 out.
-    """
-    pair = _turned(next(pair for pair in pairs if {pair.a, pair.b} == {candidate, baseline}), candidate)
-    if pair.p_value is None or pair.difference is None:
-        return Verdict(
-            answer="no_evidence",
-            why="No question has a reference that both models answered, and there is no judge, so nothing was judged: "
-            "read the answers side by side.",
-            candidate=candidate,
-            baseline=baseline,
-        )
-    difference = pair.difference
-    clear = pair.p_value < statistics.LEVEL and (difference.low > 0 or difference.high < 0)
-    answer = "no_evidence" if not clear else "better" if difference.mean > 0 else "worse"
-    why = (
-        f"Judged on similarity to the references (chrF), there being no judge. Over {pair.questions} questions "
-        f"{candidate} wins {pair.wins}, ties {pair.ties} and loses {pair.losses} against {baseline}; the mean "
-        f"difference is {difference.mean:+.1f} points (95 % interval {difference.low:+.1f} to {difference.high:+.1f}), "
-        f"p = {pair.p_value:.3g}."
-    )
-    return Verdict(answer=answer, why=why + _about_size(pair), candidate=candidate, baseline=baseline)
-
-
-def _about_size(pair: Pair) -> str:
-    """What so few questions could have shown."""
-    if pair.questions >= statistics.FEW_QUESTIONS:
-        return ""
-    if pair.questions < statistics.fewest_questions():
-        return (
-            f" With {pair.questions} questions no test can reach 5 %, whatever the answers: "
-            f"ask at least {statistics.FEW_QUESTIONS}."
-        )
-    if not pair.smallest_visible:
-        return f" With {pair.questions} questions little can be seen: ask at least {statistics.FEW_QUESTIONS}."
-    return (
-        f" With {pair.questions} questions only a difference of about {pair.smallest_visible:.0f} points or more "
-        f"would be seen in 4 cases of 5: ask at least {statistics.FEW_QUESTIONS}."
-    )
-
-
-def _turned(pair: Pair, first: str) -> Pair:
-    """The pair as seen from `first`."""
-    if pair.a == first:
-        return pair
-    difference, rate = pair.difference, pair.win_rate
-    return pair.model_copy(
-        update={
-            "a": pair.b,
-            "b": pair.a,
-            "wins": pair.losses,
-            "losses": pair.wins,
-            "difference": difference and _negated(difference),
-            "win_rate": rate and Interval(mean=1 - rate.mean, low=1 - rate.high, high=1 - rate.low),
-        }
-    )
-
-
-def _negated(value: Interval) -> Interval:
-    # + 0.0 turns the negative zero into the plain one.
-    return Interval(mean=-value.mean + 0.0, low=-value.high + 0.0, high=-value.low + 0.0)
 
 
 def _points(difference: float) -> float:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 from tunesmith.data.intervals import bootstrap_mean
-from tunesmith.evaluation.records import Interval
+from tunesmith.evaluation.records import Interval, Pair
 
 LEVEL = 0.05
+POWER = 0.8
 FEW_QUESTIONS = 20
 # Above this many questions the signed-rank distribution is taken as normal; the exact one costs n³ steps.
 EXACT_UP_TO = 60
@@ -66,17 +68,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def smallest_visible(differences: Sequence[float]) -> float | None:
+def corrected(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with their p-values Holm-corrected over all of them that have one."""
+    judged = [pair.p_value for pair in pairs if pair.p_value is not None]
+    values = iter(holm(judged))
+    return [
+        pair if pair.p_value is None else pair.model_copy(update={"p_value": round(next(values), 6)}) for pair in pairs
+    ]
+
+
+def smallest_visible(differences: Sequence[float], level: float = LEVEL) -> float | None:
     """The true mean difference that as many questions, as scattered as these, would show in 4 cases of 5.
 
-    From the normal approximation (1.96 + 0.84) · s / √n; None with fewer than 2 differences.
+    From the normal approximation, (1.96 + 0.84) · s / √n at the level of 5 %; None with fewer than 2 differences.
     """
     n = len(differences)
     if n < 2:
         return None
     mean = sum(differences) / n
     variance = sum((value - mean) ** 2 for value in differences) / (n - 1)
-    return 2.8 * math.sqrt(variance / n)
+    normal = NormalDist()
+    return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(POWER)) * math.sqrt(variance / n)
 
 
 def fewest_questions(level: float = LEVEL) -> int:

@@ -9,15 +9,26 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydantic import Field
+
 from tunesmith.errors import Conflict, InvalidArgument, NotFound
 from tunesmith.evaluation.records import Comparison
 from tunesmith.files import write_atomic
+from tunesmith.records import Record
 from tunesmith.workspace import Workspace, check_id, new_id
 
 ANSWERS_FILE = "answers.jsonl"
 COMPARISON_FILE = "comparison.json"
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
+
+
+class ComparisonPage(Record):
+    """Comparisons, newest first."""
+
+    comparisons: list[Comparison]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+    total: int = Field(description="Comparisons in all.")
 
 
 class ComparisonStore:
@@ -56,11 +67,8 @@ class ComparisonStore:
         Raises:
             Conflict: it was completed before.
         """
-        folder = self.workspace.comparisons / comparison.comparison_id
         record = comparison.model_dump_json()
-        write_atomic(folder / MARKDOWN_FILE, markdown)
-        write_atomic(folder / HTML_FILE, html)
-        write_atomic(folder / COMPARISON_FILE, record)
+        self._write(comparison.comparison_id, record, markdown, html)
         with self.workspace.database.transaction() as connection:
             if connection.execute("SELECT 1 FROM comparisons WHERE id = ?", (comparison.comparison_id,)).fetchone():
                 raise Conflict(
@@ -71,6 +79,26 @@ class ComparisonStore:
                 "INSERT INTO comparisons (id, created_at, manifest) VALUES (?, ?, ?)",
                 (comparison.comparison_id, comparison.created_at, record),
             )
+
+    def rewrite(self, comparison: Comparison, *, markdown: str, html: str) -> None:
+        """Put another conclusion in the place of a complete comparison's: people have scored it.
+
+        The files first: whoever is told that the comparison changed reads the new report.
+
+        Raises:
+            NotFound: it is not complete.
+        """
+        self.get(comparison.comparison_id)
+        record = comparison.model_dump_json()
+        self._write(comparison.comparison_id, record, markdown, html)
+        with self.workspace.database.transaction() as connection:
+            connection.execute("UPDATE comparisons SET manifest = ? WHERE id = ?", (record, comparison.comparison_id))
+
+    def _write(self, comparison_id: str, record: str, markdown: str, html: str) -> None:
+        folder = self.workspace.comparisons / comparison_id
+        write_atomic(folder / MARKDOWN_FILE, markdown)
+        write_atomic(folder / HTML_FILE, html)
+        write_atomic(folder / COMPARISON_FILE, record)
 
     def get(self, comparison_id: str) -> Comparison:
         """One complete comparison.
@@ -84,6 +112,10 @@ class ComparisonStore:
         if found is None:
             raise _unknown(comparison_id)
         return Comparison.model_validate_json(found)
+
+    def ids(self) -> list[str]:
+        """Those of all complete comparisons, newest first."""
+        return [row["id"] for row in self.workspace.database.read("SELECT id FROM comparisons ORDER BY seq DESC")]
 
     def folder(self, comparison_id: str) -> Path:
         """The folder with its answers and reports. Raises as `get`."""

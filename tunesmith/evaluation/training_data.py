@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from tunesmith.data.store import DatasetStore
@@ -12,6 +13,7 @@ from tunesmith.evaluation.contestants import Contestant
 from tunesmith.evaluation.metrics import TrainingText
 from tunesmith.evaluation.records import Question
 from tunesmith.evaluation.worth import Cost
+from tunesmith.evaluation.worth_facts import notes_of
 from tunesmith.workspace import Workspace
 
 
@@ -77,11 +79,23 @@ class TrainingData:
 
 
 def cost_of(workspace: Workspace, one: Contestant) -> Cost | None:
-    """What training a model cost; None when it was not trained here."""
+    """What training a model cost, and what its notes are like now; None when it was not trained here."""
     if one.record is None:
         return None
-    rows = (one.record.training.get("rows") or {}).get("train")
-    return Cost(rows if isinstance(rows, int) else None, _training_seconds(workspace, one.record.run_id))
+    record = one.record
+    rows = (record.training.get("rows") or {}).get("train")
+    device, processes = record.training.get("device"), record.recipe.get("processes")
+    seconds = _training_seconds(workspace, record.run_id)
+    notes = notes_of(workspace, record.dataset_id)
+    return Cost(
+        rows if isinstance(rows, int) else None,
+        seconds,
+        device=device if isinstance(device, str) else None,
+        devices=processes if isinstance(processes, int) and processes > 0 else 1,
+        files=notes.files if notes else 0,
+        dated=notes.dated if notes else 0,
+        changed=notes.changed if notes else None,
+    )
 
 
 def loss_curve(one: Contestant) -> dict[str, list[tuple[int, float]]]:
@@ -105,14 +119,38 @@ def loss_curve(one: Contestant) -> dict[str, list[tuple[int, float]]]:
 
 
 def _training_seconds(workspace: Workspace, run_id: str | None) -> float | None:
-    """From the result its run left; None where that is gone."""
+    """Of a run and of those it went on from; None where the last one's result is gone."""
+    last = _run_seconds(workspace, run_id)
+    if run_id is None or last is None:
+        return None
+    total, seen = last, {run_id}
+    while (run_id := _resumed(workspace, run_id)) and run_id not in seen:
+        seen.add(run_id)
+        total += _run_seconds(workspace, run_id) or 0.0
+    return total
+
+
+def _resumed(workspace: Workspace, run_id: str) -> str | None:
+    with workspace.database.transaction() as connection:
+        found = connection.execute("SELECT resume_of FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    return found[0] if found else None
+
+
+def _run_seconds(workspace: Workspace, run_id: str | None) -> float | None:
+    """From the result it left, or from its times where it left none, having been cancelled or lost."""
     if run_id is None:
         return None
     try:
         content = json.loads((workspace.runs / run_id / "result.json").read_text(encoding="utf-8"))
         return float(content["result"]["duration_s"])
     except (OSError, ValueError, KeyError, TypeError):
+        pass
+    with workspace.database.transaction() as connection:
+        times = connection.execute("SELECT started_at, finished_at FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if times is None or None in tuple(times):
         return None
+    started, finished = (datetime.fromisoformat(time) for time in times)
+    return (finished - started).total_seconds()
 
 
 def _plain(text: str) -> str:
