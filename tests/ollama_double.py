@@ -7,10 +7,13 @@ a field that Ollama would ignore is an error here, so that a misspelt one shows.
     with OllamaDouble(tmp_path) as ollama:
         OllamaClient(ollama.url).version()
 
-Faults: `version="0.4.0"` (behaves as that version did), `disk_bytes=1000` (an
-upload beyond it dies with "no space left on device"), `delay_s=5` (slow),
-`break_create_after="parsing GGUF"` (the connection ends there), and
-`refused_url()` for a server that is down.
+Faults: `version="0.4.0"` (behaves as that version did), `disk_bytes=1000` (what
+does not fit dies with "no space left on device"), `delay_s=5` (slow),
+`break_create_after="parsing GGUF"` (the connection ends there), `drop_uploads=2`
+(the next two end at 60 %, without an answer), `stop()` and `start()` (it dies and
+comes back, with its blobs and models), `instead` (a proxy answers in its place),
+`drops={"_debug_render_only"}` (a proxy lets that field fall), and `refused_url()`
+for a server that is down.
 """
 
 from __future__ import annotations
@@ -20,54 +23,46 @@ import hashlib
 import json
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
-NAME = re.compile(r"([\w][\w.:-]*/)?([\w][\w-]*/)?[\w][\w.-]{0,79}(:[\w][\w.-]{0,79})?", re.ASCII)
+from tests.ollama_store import (
+    DIGEST,
+    OWN_ENGINE,
+    DoubleModel,
+    Refusal,
+    Store,
+    full_name,
+    prefers_chat_template,
+    thinks,
+)
+
 CREATED_AT = "2026-11-24T09:00:00Z"
+DROPPED_AT = 0.6  # of a file's bytes
 FIELDS = {
     "/api/show": {"model", "verbose"},
     "/api/create": {
-        "model", "stream", "from", "files", "adapters", "template", "license", "system", "parameters", "quantize",
+        "model", "stream", "from", "files", "adapters", "template", "license", "system", "parameters", "messages",
+        "quantize", "renderer", "parser", "requires", "info",
     },
     "/api/chat": {"model", "messages", "stream", "options", "keep_alive", "truncate", "think", "_debug_render_only"},
     "/api/generate": {"model", "prompt", "stream", "options", "keep_alive"},
+    "/api/copy": {"source", "destination"},
     "/api/delete": {"model"},
 }  # fmt: skip
 INTEGERS = {
-    "num_ctx",
-    "num_predict",
-    "num_batch",
-    "num_gpu",
-    "num_thread",
-    "num_keep",
-    "seed",
-    "top_k",
-    "repeat_last_n",
-}
+    "num_ctx", "num_predict", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "top_k",
+    "repeat_last_n", "draft_num_predict",
+}  # fmt: skip
 NUMBERS = {"temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 
 Message = dict[str, str]
-
-
-@dataclass
-class DoubleModel:
-    """A model as it was created."""
-
-    name: str
-    files: dict[str, str] = field(default_factory=dict)
-    adapters: dict[str, str] = field(default_factory=dict)
-    template: str = "{{ .Prompt }}"
-    system: str = ""
-    license: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    size: int = 0
-    digest: str = ""
+Instead = Callable[[str, str], tuple[int, bytes, str] | None]  # (method, path) → status, body, content type
 
 
 @dataclass
@@ -78,15 +73,6 @@ class Recorded:
     path: str
     headers: dict[str, str]
     body: Any
-
-
-class Refusal(Exception):
-    """An error reply."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 def plain_render(template: str, messages: list[Message]) -> str:
@@ -100,11 +86,12 @@ class OllamaDouble:
 
     Args:
         folder: where blobs are kept.
-        render: (template, messages) -> prompt, for `_debug_render_only`; the messages include the model's
-            own system prompt where Ollama would put it in front.
-        gguf_template: rendered instead of the model's own TEMPLATE, as recent Ollama does where the chat template
-            inside the GGUF can do more (tools) than the TEMPLATE.
+        render: (template, messages) -> prompt, for `_debug_render_only`; the template is Go's, or Jinja where Ollama
+            would take the one inside the GGUF; the messages include the model's own system prompt and messages where
+            Ollama would put them in front.
+        gguf_template: taken for the chat template inside every GGUF, where those uploaded are no real ones.
         reply: (model, messages, options) -> answer of a chat; options are the model's with the request's over them.
+            It ends at the first stop in it.
     """
 
     def __init__(
@@ -119,74 +106,94 @@ class OllamaDouble:
         break_create_after: str | None = None,
         gguf_template: str | None = None,
     ) -> None:
-        self.folder = folder
+        self.store = Store(folder, disk_bytes)
         self.version = version
         self.render = render
         self.reply = reply
-        self.disk_bytes = disk_bytes
         self.delay_s = delay_s
         self.break_create_after = break_create_after
         self.gguf_template = gguf_template
-        self.models: dict[str, DoubleModel] = {}
+        self.drop_uploads = 0
+        self.on_drop: Callable[[], None] = lambda: None
+        self.instead: Instead = lambda method, path: None
+        self.drops: frozenset[str] = frozenset()
         self.loaded: dict[str, DoubleModel] = {}
         self.gpu_share = 1.0
         self.requests: list[Recorded] = []
         self.lock = threading.Lock()
         self._stopping = threading.Event()
-        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        self._address = ("127.0.0.1", 0)
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def models(self) -> dict[str, DoubleModel]:
+        return self.store.models
+
+    @property
+    def disk_bytes(self) -> int | None:
+        return self.store.disk_bytes
+
+    @disk_bytes.setter
+    def disk_bytes(self, size: int | None) -> None:
+        self.store.disk_bytes = size
 
     def __enter__(self) -> OllamaDouble:
-        handler = type("Handler", (_Handler,), {"double": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to answer; after `stop`, at the same address."""
+        handler = type("Handler", (_Handler,), {"double": self})
+        server = ThreadingHTTPServer(self._address, handler)
+        server.daemon_threads = True
+        self._server, self._address = server, (server.server_address[0], server.server_address[1])
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuse connections. What it kept stays; no model is in memory any more."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join(timeout=5)
+            self._server = None
+            self.loaded.clear()
 
     @property
     def url(self) -> str:
-        host, port = self._server.server_address[:2]
+        host, port = self._address
         return f"http://{host}:{port}"
 
     def install(self, name: str, **facts: Any) -> DoubleModel:
         """Put a model there without an upload."""
         model = DoubleModel(name=full_name(name), **facts)
-        model.digest = hashlib.sha256(repr(model).encode()).hexdigest()
+        model.stamp()
         self.models[model.name] = model
         return model
 
     def load(self, name: str) -> None:
         """Have a model in memory, as after a chat."""
-        self.loaded[full_name(name)] = self.models[full_name(name)]
+        model = self.store.find(name)
+        self.loaded[model.name] = model
 
     def blob(self, digest: str) -> Path:
-        return self.folder / "blobs" / digest.replace(":", "-")
+        return self.store.blob(digest)
 
     def paths(self) -> list[str]:
         """ "METHOD /path" of every request so far."""
         return [f"{request.method} {request.path}" for request in self.requests]
 
-    def older_than(self, *version: int) -> bool:
-        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3]) < version
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3])
 
     def wait(self) -> None:
         if self.delay_s:
             self._stopping.wait(self.delay_s)
-
-    def find(self, name: Any, missing_status: int = 404) -> DoubleModel:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise Refusal(400, "invalid model name")
-        with self.lock:
-            model = self.models.get(full_name(name))
-        if model is None:
-            raise Refusal(missing_status, f"model '{name}' not found")
-        return model
 
     # What each path answers.
 
@@ -199,14 +206,7 @@ class OllamaDouble:
                     "modified_at": CREATED_AT,
                     "size": model.size,
                     "digest": model.digest,
-                    "details": {
-                        "parent_model": "",
-                        "format": "gguf",
-                        "family": "llama",
-                        "families": ["llama"],
-                        "parameter_size": "134.5M",
-                        "quantization_level": "Q4_K_M",
-                    },
+                    "details": _details(model),
                 }
                 for model in self.models.values()
             ]
@@ -229,77 +229,36 @@ class OllamaDouble:
         }
 
     def show(self, body: dict[str, Any]) -> dict[str, Any]:
-        model = self.find(body.get("model"))
+        model = self.store.find(body.get("model"))
         lines = []
         for key, value in model.parameters.items():
             lines += [f"{key:<30} {json.dumps(item)}" for item in (value if isinstance(value, list) else [value])]
+        hidden = {"general.name", "tokenizer.chat_template"}
+        # Long lists are left out unless they are asked for.
+        info = {key: [] if isinstance(value, list) and len(value) > 5 else value for key, value in model.info.items()}
         return {
-            "modelfile": f"FROM {self.blob(next(iter(model.files.values()), 'none'))}\nTEMPLATE {model.template}\n",
+            "modelfile": model.modelfile(self.store.blobs),
             "parameters": "\n".join(lines),
-            "template": model.template,
+            "template": model.chat_template if self.renders_chat_template(model) else model.template,
             "system": model.system,
             "license": model.license,
-            "details": self.tags()["models"][0]["details"],
-            "model_info": {"general.architecture": "llama"},
+            "messages": model.messages,
+            "details": _details(model),
+            "model_info": {"general.architecture": "llama"} | {k: v for k, v in info.items() if k not in hidden},
             "capabilities": ["completion"],
             "modified_at": CREATED_AT,
         }
 
     def creation(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Status lines; a Refusal raised before the first one is an HTTP status, later it is a line."""
-        name = body.get("model")
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise Refusal(400, "invalid model name")
-        files, adapters = body.get("files") or {}, body.get("adapters") or {}
-        if self.older_than(0, 5, 5):
-            raise Refusal(400, "path or Modelfile are required")
-        for file, digest in {**files, **adapters}.items():
-            if file.startswith("/") or ".." in file.split("/"):
-                raise Refusal(400, "file path must be relative")
-            if not digest:
-                raise Refusal(400, "invalid digest format")
-        model = DoubleModel(name=full_name(name), files=dict(files), adapters=dict(adapters))
-        if body.get("from"):
-            base = self.find(body["from"])
-            model = DoubleModel(**{**vars(base), "name": full_name(name), "adapters": dict(adapters)})
-        elif not files:
-            raise Refusal(400, "neither 'from' or 'files' was specified")
-        for digest in (*files.values(), *adapters.values()):
-            yield {"status": "parsing GGUF"}
-            model.size += self._gguf_size(digest)
-        if body.get("quantize"):
-            raise Refusal(500, "quantization is only supported for F16, BF16 and F32 models")
-        template = body.get("template", "")
-        if template.count("{{") != template.count("}}"):
-            raise Refusal(400, "template error: unclosed action")
-        model.template = template or model.template
-        model.system, model.license = body.get("system", ""), body.get("license", "")
-        model.parameters = body.get("parameters", {})
-        model.digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        for digest in model.files.values():
-            yield {"status": "validating GGUF model", "digest": "0", "total": model.size, "completed": model.size // 2}
-            yield {"status": "validating GGUF model", "digest": "0", "total": model.size, "completed": model.size}
-            yield {"status": "verifying conversion"}
-            yield {"status": f"using existing layer {digest}"}
-        yield {"status": f"creating new layer sha256:{model.digest}"}
-        yield {"status": "writing manifest"}
-        with self.lock:
-            self.models[model.name] = model
-        yield {"status": "success"}
+        return self.store.creation(body, self.numbers)
 
-    def _gguf_size(self, digest: str) -> int:
-        if not DIGEST.fullmatch(digest):
-            raise Refusal(500, "invalid digest format")
-        path = self.blob(digest)
-        if not path.exists():
-            raise Refusal(500, f"open /root/.ollama/models/blobs/{path.name}: no such file or directory")
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise Refusal(400, "supplied file was not in GGUF format")
-        return path.stat().st_size
+    def renders_chat_template(self, model: DoubleModel) -> bool:
+        if self.gguf_template:
+            model.info["tokenizer.chat_template"] = self.gguf_template
+        return self.numbers >= (0, 30, 0) and prefers_chat_template(model)
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        model = self.find(body.get("model"))
+        model = self.store.find(body.get("model"))
         messages = body.get("messages") or []
         answer: dict[str, Any] = {"model": body["model"], "created_at": CREATED_AT}
         if not messages:
@@ -311,22 +270,39 @@ class OllamaDouble:
                 raise Refusal(400, f"invalid role: {message.get('role')}")
         options = model.parameters | (body.get("options") or {})
         _check_options(options)
-        if messages[0]["role"] != "system" and model.system:
-            messages = [{"role": "system", "content": model.system}, *messages]
+        self._check_adapter(model)
+        own = [{"role": "system", "content": model.system}] if model.system and messages[0]["role"] != "system" else []
+        messages = [*own, *model.messages, *messages]
         self.load(model.name)
-        if body.get("_debug_render_only") and not self.older_than(0, 11, 5):
-            rendered = self.render(self.gguf_template or model.template, messages)
+        template = model.template or "{{ .Prompt }}"
+        if self.renders_chat_template(model):
+            template = model.chat_template
+        if body.get("_debug_render_only") and self.numbers >= (0, 11, 5):
+            rendered = f"[{model.renderer}]" if model.renderer else self.render(template, messages)
             return answer | {
                 "message": {"role": "", "content": ""},
                 "done": False,
                 "_debug_info": {"rendered_template": rendered},
             }
+        if body.get("keep_alive") == 0:
+            self.loaded.pop(model.name, None)
+        return answer | self._reply(model, messages, options, thinking=thinks(template))
+
+    def _reply(
+        self, model: DoubleModel, messages: list[Message], options: dict[str, Any], *, thinking: bool
+    ) -> dict[str, Any]:
         content = self.reply(model, messages, options)
-        words = len(content.split())
+        ends = [content.index(stop) for stop in options.get("stop", []) if stop in content]
+        content = content[: min(ends)] if ends else content
         limit = options.get("num_predict", -1)
+        words = len(content.split())
         cut = 0 <= limit < words
-        return answer | {
-            "message": {"role": "assistant", "content": " ".join(content.split()[:limit]) if cut else content},
+        message = {"role": "assistant", "content": " ".join(content.split()[:limit]) if cut else content}
+        if thinking and "</think>" in message["content"]:
+            thought, _, message["content"] = message["content"].partition("</think>")
+            message["thinking"] = thought.removeprefix("<think>")
+        return {
+            "message": message,
             "done": True,
             "done_reason": "length" if cut else "stop",
             "total_duration": 1_500_000_000,
@@ -334,8 +310,21 @@ class OllamaDouble:
             "eval_count": limit if cut else words,
         }
 
+    def _check_adapter(self, model: DoubleModel) -> None:
+        """A model with an adapter is refused when it is loaded, not when it is made."""
+        if model.adapters and self.numbers < (0, 30, 0) and model.family in OWN_ENGINE:
+            raise Refusal(500, "error loading model: loras are not yet implemented")
+        if model.adapter_architecture not in (None, model.family):
+            raise Refusal(500, "llama-server process has terminated: model arch and LoRA arch mismatch")
+
+    def copy(self, body: dict[str, Any]) -> None:
+        try:
+            self.store.copy(body["source"], body["destination"])
+        except Refusal as refusal:
+            raise Refusal(refusal.status, refusal.message.replace("'", '"')) from refusal
+
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
-        model = self.find(body.get("model"))
+        model = self.store.find(body.get("model"))
         answer = {"model": body["model"], "created_at": CREATED_AT, "response": "", "done": True}
         if not body.get("prompt") and body.get("keep_alive") == 0:
             self.loaded.pop(model.name, None)
@@ -343,13 +332,13 @@ class OllamaDouble:
         raise Refusal(500, "the double does not generate; use /api/chat")
 
     def delete(self, body: dict[str, Any]) -> None:
-        model = self.find(body.get("model"))
-        with self.lock:
-            del self.models[model.name]
+        self.store.delete(body.get("model", ""))
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body are two small packets; otherwise each reply waits 40 ms for an acknowledgement.
+    disable_nagle_algorithm = True
     double: OllamaDouble
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -364,6 +353,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._record(None)
         self.double.wait()
+        if self._stood_in():
+            return
         digest = self._digest()
         self._send(400 if digest is None else 200 if self.double.blob(digest).exists() else 404, b"")
 
@@ -377,9 +368,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/api/create":
             self._create(body)
             return
-        answers = {"/api/show": self.double.show, "/api/chat": self.double.chat, "/api/generate": self.double.generate}
-        answer = answers.get(self.path)
-        self._answer(answer and (lambda: answer(body)), stream=self.path != "/api/show" and body.get("stream", True))
+        double = self.double
+        answers = {"/api/show": double.show, "/api/chat": double.chat, "/api/generate": double.generate}
+        answer = {**answers, "/api/copy": double.copy}.get(self.path)
+        streams = self.path in ("/api/chat", "/api/generate") and body.get("stream", True)
+        self._answer(answer and (lambda: answer(body)), stream=streams)
 
     def do_DELETE(self) -> None:
         body = self._body()
@@ -411,10 +404,19 @@ class _Handler(BaseHTTPRequestHandler):
         if unknown:
             self._error(400, f"the double knows no field {sorted(unknown)} of {self.path}")
             return None
-        return body
+        return {key: value for key, value in body.items() if key not in self.double.drops}
+
+    def _stood_in(self) -> bool:
+        """Whether a proxy answered in Ollama's place."""
+        answer = self.double.instead(self.command, self.path)
+        if answer is not None:
+            self._send(*answer)
+        return answer is not None
 
     def _answer(self, answer: Callable[[], Any] | None, stream: bool = False) -> None:
         self.double.wait()
+        if self._stood_in():
+            return
         if answer is None:
             self._send(404, b"404 page not found", "text/plain")
             return
@@ -428,8 +430,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, body: dict[str, Any]) -> None:
         self.double.wait()
-        lines = self.double.creation(body)
+        if self._stood_in():
+            return
         try:
+            lines = self.double.creation(body)
             first = next(lines)
         except Refusal as refusal:
             self._error(refusal.status, refusal.message)
@@ -458,20 +462,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _take_blob(self) -> None:
         self.double.wait()
         digest = self._digest()
+        if self._stood_in():
+            self.close_connection = True
+            return
         if digest is None:
             self._record(0)
             self.close_connection = True
             self._error(400, "invalid digest format")
             return
+        if self.double.blob(digest).exists():
+            self._record(0)
+            self.close_connection = True  # the file that comes is not read
+            self._send(200, b"")
+            return
         temporary = self.double.blob(f"{digest}.{threading.get_ident()}")
         try:
             received, actual = self._store(temporary)
             self._record(received)
-            if actual is None:
+            if actual == "dropped":
+                self._vanish()
+            elif actual is None:
                 self.close_connection = True
                 name = f"/root/.ollama/models/blobs/sha256-{threading.get_ident()}"
                 self._error(500, f"write {name}: no space left on device")
             elif actual != digest:
+                # What came is kept, under the digest that it has.
+                temporary.replace(self.double.blob(actual))
                 self._error(400, f'digest mismatch, expected "{digest}", got "{actual}"')
             else:
                 temporary.replace(self.double.blob(digest))
@@ -480,16 +496,30 @@ class _Handler(BaseHTTPRequestHandler):
             temporary.unlink(missing_ok=True)
 
     def _store(self, path: Path) -> tuple[int, str | None]:
-        """(bytes received, digest), or (…, None) when the disk was full before the end."""
+        """(bytes received, digest), or (…, None) when the disk was full and (…, "dropped") when it broke off."""
         sha, received = hashlib.sha256(), 0
+        with self.double.lock:
+            dropping = self.double.drop_uploads > 0
+            self.double.drop_uploads -= dropping
+        enough = DROPPED_AT * int(self.headers.get("Content-Length") or 0)
         with path.open("wb") as file:
             for chunk in self._upload():
                 received += len(chunk)
-                if self.double.disk_bytes is not None and received > self.double.disk_bytes:
+                if dropping and received >= enough:
+                    return received, "dropped"
+                if self.double.store.full(received):
                     return received, None
                 sha.update(chunk)
                 file.write(chunk)
         return received, f"sha256:{sha.hexdigest()}"
+
+    def _vanish(self) -> None:
+        """End the connection as a process that dies does: with a reset."""
+        self.double.on_drop()
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()
+        self.connection.close()
 
     def _upload(self) -> Iterator[bytes]:
         if "Content-Length" in self.headers:
@@ -518,16 +548,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-def full_name(name: str) -> str:
-    """The name with its tag, as Ollama lists it."""
-    return name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
-
-
 def refused_url() -> str:
     """The address of a server that is down: a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _details(model: DoubleModel) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": model.family,
+        "families": [model.family],
+        "parameter_size": "134.5M",
+        "quantization_level": "Q4_K_M",
+    }
 
 
 def _check_options(options: dict[str, Any]) -> None:

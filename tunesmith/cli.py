@@ -81,7 +81,7 @@ def application() -> typer.Typer:
     """Every command. `serve` is here for the help alone: `main` runs it without typer."""
     import typer
 
-    from tunesmith import cli_data, cli_runs
+    from tunesmith import cli_compare, cli_data, cli_runs, cli_serve
 
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -94,6 +94,11 @@ def application() -> typer.Typer:
         """Serve MCP over stdio, or over HTTP with --http. `serve --help` lists its options."""
         serve([])
 
+    app.command("serve-model")(cli_serve.serve_model)
+    app.command("compare")(cli_compare.compare)
+    app.command("score-sheet")(cli_compare.score_sheet)
+    app.command("record-scores")(cli_compare.record_scores)
+    app.add_typer(cli_compare.application(), name="comparisons")
     app.add_typer(cli_data.application(), name="data")
     app.add_typer(cli_runs.application(), name="runs")
     app.command("demo")(demo)

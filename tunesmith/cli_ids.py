@@ -9,14 +9,14 @@ from tunesmith.errors import InvalidArgument, NotFound
 from tunesmith.workspace import KINDS, check_id
 
 MOST_NAMED = 5  # candidates that an ambiguous id is answered with
-LISTINGS = {"run": "tunesmith runs list", "ds": "tunesmith data list"}
+LISTINGS = {"run": "tunesmith runs list", "ds": "tunesmith data list", "cmp": "tunesmith comparisons list"}
 
 
 def find(prefix: str, text: str, ids: Sequence[str], place: Path) -> str:
     """The id meant by `text`: an id, or letters with which exactly one begins or ends.
 
     Args:
-        prefix: run or ds.
+        prefix: run, ds or cmp.
         ids: those there are.
         place: the workspace, for messages.
 

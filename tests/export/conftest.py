@@ -14,6 +14,8 @@ import pytest
 
 from tunesmith.data.records import Message, Row
 from tunesmith.data.store import DatasetStore
+from tunesmith.export.gguf import convert
+from tunesmith.machine.llama_cpp import find_llama_cpp
 from tunesmith.models.bases import prompt_format_for, tokenizer_for
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.records import ModelRecord
@@ -116,6 +118,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     ]
     dataset = DatasetStore(workspace).create(rows, name="quillon", created_by="add_examples")
     return Tiny(workspace, base, adapter, dataset.dataset_id, prompt_format)
+
+
+@pytest.fixture(scope="session")
+def f16(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base as a 16-bit GGUF."""
+    path = tmp_path_factory.mktemp("f16") / "f16.gguf"
+    convert(find_llama_cpp(), tiny.base, path, "f16", name="tiny", check=lambda: None)
+    return path
 
 
 def make_model(base: Path, adapter: Path) -> None:

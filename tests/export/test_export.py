@@ -149,7 +149,7 @@ def test_the_modelfile_works_by_hand(exported: tuple[ModelRecord, dict[str, Any]
 
 def test_the_card_names_base_data_and_digests(exported: tuple[ModelRecord, dict[str, Any]], tiny: Tiny) -> None:
     card = Path(exported[1]["card"]).read_text()
-    assert card.startswith("---\nbase_model: ")
+    assert card.startswith("---\nlibrary_name: peft\n")  # the base is a folder, which means nothing on the Hub
     for expected in (tiny.dataset_id, "quillon", exported[1]["files"][0]["sha256"], tiny.prompt_format.sha256):
         assert expected in card
 
@@ -165,6 +165,12 @@ def test_a_second_export_uses_the_merged_weights_again(
     assert result.files[0].mean_kld is None
     assert result.verified_on is None
     assert ModelStore(tiny.workspace).get(record.model_id).file("gguf", "q4_k_m") is not None
+    # The card tells of both exports, with what was measured at each.
+    card = Path(result.card).read_text()
+    assert all(file["sha256"] in card for file in first["files"])
+    assert result.files[0].sha256 in card
+    assert f"Not verified: `{Path(result.files[0].path).name}`." in card
+    assert f"{first['verified_on']['positions']:,} positions" in card
 
 
 def test_an_adapter_alone_becomes_a_lora_under_a_harmless_name(tiny: Tiny) -> None:

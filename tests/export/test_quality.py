@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import CheckFailed
-from tunesmith.export.quality import Reference, TokenRow, compare_rows, judge, judge_merge
+from tunesmith.export.quality import Reference, TokenRow, compare_in_part, compare_rows, judge, judge_merge
 from tunesmith.export.records import Divergence
 
 VOCABULARY = 50
@@ -54,6 +54,15 @@ def test_figures_are_those_of_the_definition(tmp_path: Path) -> None:
     assert found.p99_kld == pytest.approx(np.percentile(divergences, 99), rel=1e-3)
     assert found.perplexity_ratio == pytest.approx(math.exp(np.mean(losses)), rel=1e-3)
     assert found.same_top_token == 1.0
+
+
+def test_the_first_rows_alone_can_be_compared(tmp_path: Path) -> None:
+    reference = Reference.record(tmp_path / "r", ROWS, Model())
+    whole, first = compare_in_part(reference, Model(0.5), 2)
+    assert whole == compare_rows(reference, Model(0.5))
+    part, again = compare_in_part(reference, Model(0.5), 2, only=True)
+    assert part.positions == 3
+    assert first == again == part.mean_kld
 
 
 def test_weights_that_give_no_numbers_are_refused(tmp_path: Path) -> None:

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import ollama_double
 from tests.export.conftest import Tiny
 from tests.export.ollama_modelfile import read
-from tests.models import go_template
+from tests.export.rendering import Faithful
 from tests.ollama_double import OllamaDouble, refused_url
-from tunesmith.errors import CheckFailed, Conflict, InvalidArgument, NotFound, NotSupported, ServiceFailed, Unreachable
+from tunesmith.errors import (
+    BadInput,
+    CheckFailed,
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    NotSupported,
+    ServiceFailed,
+    Unreachable,
+)
 from tunesmith.export.ollama_register import register_model
 from tunesmith.export.records import RegisterResult
+from tunesmith.machine import ollama_upload
+from tunesmith.machine.ollama import OllamaClient
 from tunesmith.models.records import ModelRecord
 from tunesmith.models.store import ModelStore, describe_file
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
-
-
-class Faithful:
-    """Renders the TEMPLATE it was sent, as Ollama does."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[dict[str, str]]] = []
-
-    def __call__(self, template: str, messages: list[dict[str, str]]) -> str:
-        self.seen.append(messages)
-        return go_template.render(template, messages)
-
-
-@pytest.fixture(autouse=True)
-def _prompt_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Headers and body are two small packets; otherwise each of hundreds of replies waits 40 ms for an acknowledgement.
-    monkeypatch.setattr(ollama_double._Handler, "disable_nagle_algorithm", True)
 
 
 @pytest.fixture
@@ -121,6 +115,129 @@ def test_a_file_that_ollama_has_is_not_sent_again(tiny: Tiny, record: ModelRecor
     assert set(ollama.models) == {"quillon:latest", "quillon:v2"}
 
 
+def test_the_model_that_was_proven_is_the_one_that_gets_the_name(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble
+) -> None:
+    register(tiny, record, ollama)
+    made = [request.body for request in ollama.requests if request.path == "/api/create"]
+    (copied,) = [request.body for request in ollama.requests if request.path == "/api/copy"]
+    assert len(made) == 1, "since 0.30 each creation writes the whole file anew"
+    assert copied == {"source": made[0]["model"], "destination": "quillon:latest"}
+    assert ollama.paths()[-2:] == ["DELETE /api/delete", "GET /api/tags"]
+
+
+def test_replacing_removes_what_was_replaced_and_nothing_that_another_name_needs(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble
+) -> None:
+    for digest in ("1", "2"):
+        ollama.blob(f"sha256:{digest * 64}").write_bytes(b"GGUF")
+    old = {"layers": (f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"), "system": "mine"}
+    ollama.install("quillon", **old)
+    ollama.install("prod", **old | {"layers": (f"sha256:{'1' * 64}",)})
+    ollama.load("quillon")
+    result = register(tiny, record, ollama, replace=True)
+    assert set(ollama.models) == {"quillon:latest", "prod:latest"}
+    assert ollama.models["prod:latest"].system == "mine"
+    assert ollama.blob(f"sha256:{'1' * 64}").exists()
+    assert not ollama.blob(f"sha256:{'2' * 64}").exists()
+    assert "was replaced" in result.notes[0]
+    # The one in memory is not thrown out: whoever talks to it gets to the end.
+    assert "quillon:latest" in ollama.loaded
+
+
+def test_another_name_of_the_replaced_model_keeps_it(tiny: Tiny, record: ModelRecord, ollama: OllamaDouble) -> None:
+    first = register(tiny, record, ollama, system="First.")
+    with OllamaClient(ollama.url) as client:
+        client.copy("quillon", "prod")
+    assert ollama.models["prod:latest"].digest == first.digest
+    register(tiny, record, ollama, system="Second.", replace=True)
+    assert ollama.models["prod:latest"].digest == first.digest
+    assert ollama.models["quillon:latest"].system == "Second."
+    for name in ("prod:latest", "quillon:latest"):
+        assert all(ollama.blob(digest).exists() for digest in ollama.models[name].layers)
+
+
+def test_a_replacement_that_fails_at_the_last_step_leaves_the_old_model(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble
+) -> None:
+    ollama.install("quillon", system="mine")
+
+    def instead(_method: str, path: str) -> tuple[int, bytes, str] | None:
+        second = path == "/api/copy" and ollama.paths().count("POST /api/copy") == 2
+        return (500, b'{"error":"write manifest: no space left on device"}', "application/json") if second else None
+
+    ollama.instead = instead
+    with pytest.raises(ServiceFailed, match="no space left"):
+        register(tiny, record, ollama, replace=True)
+    assert set(ollama.models) == {"quillon:latest"}
+    assert ollama.models["quillon:latest"].system == "mine"
+
+
+def test_capitals_do_not_make_another_name(tiny: Tiny, record: ModelRecord, ollama: OllamaDouble) -> None:
+    register(tiny, record, ollama)
+    with pytest.raises(Conflict):
+        register(tiny, record, ollama, name="QUILLON")
+    assert register(tiny, record, ollama, name="library/QUILLON", replace=True).name == "quillon:latest"
+    assert set(ollama.models) == {"quillon:latest"}
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_and_nothing_else(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble
+) -> None:
+    stranger = ollama.install("tunesmith-trial-aaaaaaaaaaaa", system="not ours to judge")
+    asked = threading.Event()
+    killed = threading.Event()
+
+    def reply(*_: object) -> str:
+        asked.set()
+        killed.wait(60)
+        return "Fine."
+
+    ollama.reply = reply
+    process, _ = tiny.start("register", record, name="quillon", quantization="q4_k_m", parameters={}, host=ollama.url)
+    assert asked.wait(60)
+    (left,) = set(ollama.models) - {stranger.name}
+    # Another registration in the meantime leaves the trial of one that is alive alone.
+    ollama.reply = lambda *_: "The tank is low."
+    assert register(tiny, record, ollama, name="other").notes == []
+    assert left in ollama.models
+    process.kill()
+    process.wait(30)
+    killed.set()
+    assert "Removed 1 trial model" in register(tiny, record, ollama).notes[0]
+    assert set(ollama.models) == {"quillon:latest", "other:latest", stranger.name}
+
+
+def test_a_model_that_was_refused_is_taken_out_of_memory(tiny: Tiny, record: ModelRecord, tmp_path: Path) -> None:
+    with OllamaDouble(tmp_path / "ollama", render=lambda *_: "wrong") as ollama:
+        with pytest.raises(CheckFailed):
+            register(tiny, record, ollama)
+        assert ollama.loaded == {}
+
+
+def test_a_gguf_whose_own_template_ollama_prefers_is_held_against_the_format_too(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble, faithful: Faithful
+) -> None:
+    # Since 0.30: where the Jinja text inside the file can do more than TEMPLATE, here tools.
+    ollama.gguf_template = "{# tools #}" + tiny.prompt_format.template
+    assert register(tiny, record, ollama).parity.identical >= 20
+    assert set(faithful.templates) == {ollama.gguf_template}
+    ollama.gguf_template = ollama.gguf_template.replace("<|im_end|>", "<|im_end|> ")
+    with pytest.raises(CheckFailed, match="dialogue 1 of"):
+        register(tiny, record, ollama, name="second")
+    ollama.version = "0.29.0"
+    assert register(tiny, record, ollama, name="second").parity.identical >= 20
+
+
+def test_an_answer_that_ollama_takes_for_thinking_is_named(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble
+) -> None:
+    ollama.gguf_template = "{# <think></think> #}" + tiny.prompt_format.template
+    ollama.reply = lambda *_: "<think>The tank is low.</think>"
+    with pytest.raises(CheckFailed, match="took what it wrote for thinking"):
+        register(tiny, record, ollama)
+
+
 def test_a_name_that_is_taken_is_kept_unless_replacing(tiny: Tiny, record: ModelRecord, ollama: OllamaDouble) -> None:
     ollama.install("quillon", system="mine")
     with pytest.raises(Conflict, match="quillon:latest") as caught:
@@ -190,6 +307,42 @@ def test_a_full_disk_at_ollama_is_its_own_error(tiny: Tiny, record: ModelRecord,
         assert ollama.models == {}
 
 
+def test_after_space_was_freed_the_same_call_goes_on_where_it_can(
+    tiny: Tiny, record: ModelRecord, tmp_path: Path
+) -> None:
+    # Room for the file, and not for the copy that Ollama makes of it since 0.30.
+    with OllamaDouble(
+        tmp_path / "ollama", render=Faithful(), disk_bytes=int(len(CONTENT) * 1.5), reply=lambda *_: "Fine."
+    ) as ollama:
+        with pytest.raises(ServiceFailed, match="creating") as caught:
+            register(tiny, record, ollama)
+        assert "Free some space" in caught.value.next
+        assert ollama.models == {}
+        ollama.disk_bytes = None
+        assert not register(tiny, record, ollama).uploaded
+        assert set(ollama.models) == {"quillon:latest"}
+
+
+def test_a_connection_that_breaks_in_mid_upload_is_tried_again_and_told(
+    tiny: Tiny, record: ModelRecord, ollama: OllamaDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama_upload, "RETRY_AFTER_S", (0.01, 0.02, 0.05))
+    ollama.drop_uploads = 1
+    ollama.on_drop = lambda: threading.Timer(0.03, ollama.start).start() if ollama.stop() is None else None
+    said: list[str] = []
+    result = register(tiny, record, ollama, progress=lambda message, *_: said.append(message))
+    assert result.uploaded
+    assert "it was sent again" in result.notes[0]
+    assert any("trying again" in line for line in said)
+
+
+def test_a_file_that_changed_since_its_export_is_named(tiny: Tiny, record: ModelRecord, ollama: OllamaDouble) -> None:
+    (tiny.folder(record) / "quillon-notes-q4_k_m.gguf").write_bytes(b"GGUF something else")
+    with pytest.raises(BadInput, match="is not the file that was recorded"):
+        register(tiny, record, ollama)
+    assert ollama.models == {}
+
+
 def test_a_creation_that_breaks_off_registers_nothing(tiny: Tiny, record: ModelRecord, tmp_path: Path) -> None:
     with OllamaDouble(tmp_path / "ollama", break_create_after="parsing GGUF") as ollama:
         with pytest.raises(ServiceFailed, match="creating"):
@@ -198,8 +351,10 @@ def test_a_creation_that_breaks_off_registers_nothing(tiny: Tiny, record: ModelR
 
 
 def test_an_ollama_too_old_says_which_is_needed(tiny: Tiny, record: ModelRecord, tmp_path: Path) -> None:
-    with OllamaDouble(tmp_path / "ollama", version="0.4.7") as ollama, pytest.raises(NotSupported, match=r"0\.5\.5"):
-        register(tiny, record, ollama)
+    with OllamaDouble(tmp_path / "ollama", version="0.4.7") as ollama:
+        with pytest.raises(NotSupported, match=r"0\.5\.5"):
+            register(tiny, record, ollama)
+        assert not any("blobs" in path for path in ollama.paths()), "nothing is sent in vain"
 
 
 @pytest.mark.parametrize(
@@ -210,8 +365,21 @@ def test_an_ollama_too_old_says_which_is_needed(tiny: Tiny, record: ModelRecord,
         ({"parameters": {"temprature": 1}}, "temperature"),
         ({"parameters": {"top_k": 0.5}}, "top_k"),
         ({"quantization": "q4_x"}, "q4_"),
+        ({"quantization": "adaptor"}, "adapter"),
         ({"system": 'a"""\nFROM b'}, "three double quotes"),
         ({"host": "file:///etc"}, "file"),
+        ({"name": "x" * 300}, "300 characters"),
+        ({"name": "a:b:c"}, "wrong"),
+        ({"name": "x\nFROM y"}, "newline"),
+        ({"name": "https://h/x/y"}, "wrong|many"),
+        ({"parameters": {"num_ctx": 2049}}, "at most 2,048"),
+        ({"parameters": {"num_ctx": 0}}, "at least 1"),
+        ({"parameters": {"stop": ["x"] * 40}}, "40 texts"),
+        ({"parameters": {"stop": ['a"""\nb']}}, "three double quotes"),
+        ({"system": "a\0b"}, r"U\+0000 at position 1"),
+        ({"system": "a\ud800"}, r"U\+D800"),
+        ({"system": "x" * 1_000_000}, "1,000,000 characters"),
+        ({"system": "word " * 900}, "num_ctx"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_sent(

@@ -55,6 +55,17 @@ def test_the_users_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.source == "LLAMA_CPP_DIR+PATH+packages"  # the LoRA converter is a package's
 
 
+def test_the_users_own_is_left_alone_where_the_packaged_one_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "llama-server")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
+    assert find_llama_cpp().runtime == str(tmp_path / "llama-server")
+    monkeypatch.setenv("TUNESMITH_LLAMA_CPP", "packaged")
+    assert find_llama_cpp().runtime == "package:xllamacpp"
+
+
 def test_a_file_that_cannot_be_run_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "llama-quantize").write_text("")
     monkeypatch.setenv("LLAMA_CPP_DIR", f"{tmp_path}{os.sep}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.ollama_double import OllamaDouble, refused_url
-from tunesmith.errors import InvalidArgument, NotFound, NotSupported, ServiceFailed, Unreachable
+from tunesmith.errors import BadInput, InvalidArgument, NotFound, NotSupported, ServiceFailed, Unreachable
 from tunesmith.machine.ollama import OllamaClient
 
 HELLO = [{"role": "user", "content": "你好 there"}]
@@ -59,7 +59,7 @@ def test_uploads_a_file_once_with_its_length_and_progress(ollama: OllamaDouble, 
 def test_a_wrong_digest_is_refused_with_the_servers_message(ollama: OllamaDouble, tmp_path: Path) -> None:
     path, digest = gguf_file(tmp_path)
     wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
-    with OllamaClient(ollama.url) as client, pytest.raises(ServiceFailed, match="digest mismatch"):
+    with OllamaClient(ollama.url) as client, pytest.raises(BadInput, match="digest mismatch"):
         client.push_blob(path, wrong)
     assert not ollama.blob(wrong).exists()
 
@@ -71,6 +71,118 @@ def test_a_full_disk_in_mid_upload_says_what_to_free(tmp_path: Path) -> None:
         client.push_blob(path, digest)
     assert "space" in caught.value.next
     assert list((tmp_path / "ollama" / "blobs").iterdir()) == []
+
+
+def test_after_space_was_freed_the_same_upload_succeeds(tmp_path: Path) -> None:
+    path, digest = gguf_file(tmp_path)
+    with OllamaDouble(tmp_path / "ollama", disk_bytes=1_000_000) as double, OllamaClient(double.url) as client:
+        with pytest.raises(ServiceFailed, match="no space left"):
+            client.push_blob(path, digest)
+        double.disk_bytes = None
+        assert client.push_blob(path, digest)
+    assert double.blob(digest).read_bytes() == path.read_bytes()
+
+
+def test_an_upload_whose_connection_breaks_is_sent_again_from_the_beginning(
+    ollama: OllamaDouble, tmp_path: Path
+) -> None:
+    path, digest = gguf_file(tmp_path, size=8_000_000)
+    ollama.drop_uploads = 2
+    said: list[str] = []
+    waited: list[float] = []
+    with OllamaClient(ollama.url) as client:
+        assert client.push_blob(path, digest, on_retry=said.append, pause=waited.append)
+    sent = [request.body for request in ollama.requests if request.method == "POST"]
+    assert [size == path.stat().st_size for size in sent] == [False, False, True]
+    assert waited == [1.0, 2.0]
+    assert len(said) == 2
+    assert "trying again in 1 s" in said[0]
+    assert ollama.blob(digest).read_bytes() == path.read_bytes()
+
+
+def test_a_server_that_dies_in_mid_upload_and_comes_back_gets_the_file(ollama: OllamaDouble, tmp_path: Path) -> None:
+    path, digest = gguf_file(tmp_path, size=8_000_000)
+    ollama.drop_uploads = 1
+    ollama.on_drop = ollama.stop
+    waited: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            ollama.start()
+
+    with OllamaClient(ollama.url) as client:
+        assert client.push_blob(path, digest, pause=pause)
+    assert len(waited) == 3
+    assert ollama.blob(digest).read_bytes() == path.read_bytes()
+
+
+def test_a_connection_that_keeps_breaking_is_given_up(ollama: OllamaDouble, tmp_path: Path) -> None:
+    path, digest = gguf_file(tmp_path, size=2_000_000)
+    ollama.drop_uploads = 99
+    waited: list[float] = []
+    with OllamaClient(ollama.url) as client, pytest.raises(ServiceFailed, match="broke the connection") as caught:
+        client.push_blob(path, digest, pause=waited.append)
+    assert "disk space" in caught.value.next
+    assert waited == [1.0, 2.0, 5.0, 10.0, 20.0]
+
+
+def test_waiting_for_the_next_try_can_be_ended(ollama: OllamaDouble, tmp_path: Path) -> None:
+    path, digest = gguf_file(tmp_path, size=2_000_000)
+    ollama.drop_uploads = 99
+
+    def cancelled(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with OllamaClient(ollama.url) as client, pytest.raises(KeyboardInterrupt):
+        client.push_blob(path, digest, pause=cancelled)
+
+
+def test_a_busy_proxy_is_waited_for_and_a_full_one_is_not(ollama: OllamaDouble, tmp_path: Path) -> None:
+    path, digest = gguf_file(tmp_path, size=100_000)
+    answers = [(503, b"<html><title>Busy</title></html>", "text/html")]
+    ollama.instead = lambda method, _path: answers.pop() if method == "POST" and answers else None
+    waited: list[float] = []
+    with OllamaClient(ollama.url) as client:
+        assert client.push_blob(path, digest, pause=waited.append)
+        assert waited == [1.0]
+        ollama.blob(digest).unlink()
+        answers = [(507, b"", "text/plain")]
+        with pytest.raises(ServiceFailed, match="507"):
+            client.push_blob(path, digest, pause=waited.append)
+    assert waited == [1.0]
+
+
+def test_a_web_page_instead_of_an_answer_is_said_to_be_one(ollama: OllamaDouble) -> None:
+    page = b"<!doctype html><html><head><title>Sign in</title></head></html>"
+    with OllamaClient(ollama.url) as client:
+        ollama.instead = lambda *_: (200, page, "text/html")
+        with pytest.raises(ServiceFailed, match="does not speak") as caught:
+            client.version()
+        assert "NO_PROXY" in caught.value.next
+        ollama.instead = lambda *_: (403, page, "text/html")
+        with pytest.raises(ServiceFailed, match=r"a web page, not an answer of Ollama \(Sign in\)"):
+            client.create("notes", files={"a.gguf": "sha256:" + "a" * 64})
+        ollama.instead = lambda *_: (301, b"", "text/html")
+        with pytest.raises(ServiceFailed, match="301") as caught:
+            client.tags()
+        assert "redirections" in caught.value.next
+
+
+def test_a_proxy_that_drops_the_request_to_show_the_prompt_is_no_proof(ollama: OllamaDouble) -> None:
+    ollama.install("notes")
+    ollama.drops = frozenset({"_debug_render_only"})
+    with OllamaClient(ollama.url) as client, pytest.raises(NotSupported, match="without showing the prompt"):
+        client.render("notes", HELLO)
+
+
+def test_copies_a_model_and_names_a_missing_one(ollama: OllamaDouble) -> None:
+    ollama.install("notes", system="mine")
+    with OllamaClient(ollama.url) as client:
+        client.copy("notes", "kept:v1")
+        assert client.show("kept:v1")["system"] == "mine"
+        with pytest.raises(NotFound, match="has no model 'other'"):
+            client.copy("other", "kept:v2")
 
 
 def test_creates_a_model_from_an_uploaded_file(ollama: OllamaDouble, tmp_path: Path) -> None:
@@ -207,13 +319,19 @@ def test_a_proxy_is_not_used_for_this_machine(ollama: OllamaDouble, monkeypatch:
 
 def test_wrong_parameters_are_named_before_anything_is_sent(ollama: OllamaDouble) -> None:
     digest = "sha256:" + "a" * 64
-    wrong = {"num_ctx": "512", "temprature": 1, "top_p": float("nan"), "seed": True, "stop": "x"}
+    wrong = {"num_ctx": "512", "temprature": 1, "top_p": float("nan"), "seed": True, "stop": "x", "min_p": 2}
+    wrong |= {"top_k": 0.5, "num_predict": -3, "use_mmap": 1}
     with OllamaClient(ollama.url) as client:
         with pytest.raises(InvalidArgument) as caught:
             client.create("notes", files={"a.gguf": digest}, parameters=wrong)
         for name in wrong:
             assert name in caught.value.message
         assert "did you mean temperature" in caught.value.message
+        for stops in (["x"] * 33, ["x" * 201], ["a\0b"], [""], [3]):
+            with pytest.raises(InvalidArgument, match="stop"):
+                client.create("notes", files={"a.gguf": digest}, parameters={"stop": stops})
+        with pytest.raises(InvalidArgument, match="one adapter"):
+            client.create("notes", from_model="base", adapters={"a.gguf": digest, "b.gguf": digest})
         with pytest.raises(InvalidArgument, match="stop is given twice"):
             client.create("notes", files={"a.gguf": digest}, parameters={"stop": ["a"]}, stop=["b"])
         for files in ({"../a.gguf": digest}, {"a/b.gguf": digest}, {"..": digest}, {"a.gguf": "sha256:xyz"}, {}):

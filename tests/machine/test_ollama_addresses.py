@@ -7,7 +7,7 @@ import pytest
 from tunesmith.errors import InvalidArgument
 from tunesmith.machine.hosts import ollama_url, refuse_hidden_address
 from tunesmith.machine.ollama import OllamaClient
-from tunesmith.machine.ollama_request import check_model_name, full_name
+from tunesmith.machine.ollama_names import check_model_name, full_name, same_name
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,16 @@ def test_a_name_without_a_tag_is_listed_as_latest() -> None:
     assert full_name("notes") == "notes:latest"
     assert full_name("host:5000/me/notes") == "host:5000/me/notes:latest"
     assert full_name("me/notes:v1") == "me/notes:v1"
+    assert full_name("library/notes") == full_name("registry.ollama.ai/library/notes:latest") == "notes:latest"
+
+
+def test_names_that_ollama_takes_for_one_are_one() -> None:
+    assert same_name("Notes", "library/notes:LATEST")
+    assert not same_name("notes", "me/notes")
+
+
+@pytest.mark.parametrize("host", ["http://user:secret@127.0.0.1", "http://user:secret@[::1", "ftp://user:secret@x"])
+def test_a_refused_address_does_not_repeat_its_password(host: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        OllamaClient(host)
+    assert "secret" not in str(caught.value)

@@ -1,22 +1,28 @@
 """A small renderer for Go's text/template, written against its documentation, to check the templates we emit.
 
 Knows: text, comments, trim markers, variables, fields, range with index and value, if / else if / else, with, end,
-assignment, string and number literals, parentheses, and the functions eq, ne, and, or, not, len, index, slice.
-Anything else is an error, so a template that uses more fails here rather than in Ollama.
+define, template, assignment, string and number literals, parentheses, and the functions eq, ne, ge, and, or, not, len,
+index, slice. Anything else is an error, so a template that uses more fails here rather than in Ollama. As in Go, texts
+are bytes to len, index and slice, `and` and `or` stop at the first operand that decides, and a template sees none of
+its caller's variables.
+
+benchmarks/export/families.py holds it against Go itself.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 _ACTION = re.compile(r'\{\{(-\s)?\s*((?:"(?:\\.|[^"\\])*"|/\*.*?\*/|[^"}])*?)\s*(\s-)?\}\}', re.DOTALL)
 _WORD = re.compile(
     r'\s*("(?:[^"\\]|\\.)*"|:=|=|,|\(|\)|-?\d+|\$[\w]*(?:\.[A-Za-z_]\w*)*|(?:\.[A-Za-z_]\w*)+|\.|[A-Za-z]\w*)'
 )
-KEYWORDS = {"range", "if", "else", "end", "with"}
+MAX_DEPTH = 100_000  # templates calling templates, in Go
 
 
 @dataclass
@@ -24,6 +30,9 @@ class Node:
     kind: str
     text: str = ""
     branches: list[tuple[list[str] | None, list[Node]]] = field(default_factory=list)
+
+
+Defined = dict[str, list[Node]]
 
 
 def render(template: str, messages: list[dict[str, str]]) -> str:
@@ -36,11 +45,18 @@ def render(template: str, messages: list[dict[str, str]]) -> str:
             collated.append({"Role": message["role"], "Content": message["content"]})
     system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
     data = {"System": system, "Messages": collated}
+    nodes = _parsed(template)
+    out: list[str] = []
+    defined = {node.text: node.branches[0][1] for node in nodes if node.kind == "define"}
+    _run(nodes, data, [{"$": data}], out, defined)
+    return "".join(out)
+
+
+@lru_cache(maxsize=32)
+def _parsed(template: str) -> list[Node]:
     nodes, rest = _parse(_lex(template), top=True)
     assert not rest
-    out: list[str] = []
-    _run(nodes, data, [{"$": data}], out)
-    return "".join(out)
+    return nodes
 
 
 def _lex(template: str) -> list[tuple[str, str]]:
@@ -58,11 +74,12 @@ def _lex(template: str) -> list[tuple[str, str]]:
         position, trim_next = match.end(), bool(match[3])
     tail = template[position:]
     tokens.append(("text", tail.lstrip(" \t\r\n") if trim_next else tail))
-    return tokens
+    return [token for token in tokens if token != ("text", "")]
 
 
 def _words(action: str) -> list[str]:
-    words, position = [], 0
+    words: list[str] = []
+    position = 0
     while position < len(action):
         match = _WORD.match(action, position)
         assert match, f"not understood: {action[position:]!r} in {action!r}"
@@ -85,6 +102,14 @@ def _parse(tokens: list[tuple[str, str]], top: bool = False) -> tuple[list[Node]
         elif words[0] in ("if", "range", "with"):
             node, tokens = _parse_block(words, tokens[1:])
             nodes.append(node)
+        elif words[0] == "define":
+            assert top, "define inside a block"
+            node, tokens = _parse_block(words, tokens[1:])
+            assert len(node.branches) == 1 and len(words) == 2
+            nodes.append(Node("define", json.loads(words[1]), node.branches))
+        elif words[0] == "template":
+            nodes.append(Node("template", json.loads(words[1]), branches=[(words[2:] or None, [])]))
+            tokens = tokens[1:]
         else:
             nodes.append(Node("pipeline", branches=[(words, [])]))
             tokens = tokens[1:]
@@ -107,7 +132,7 @@ def _parse_block(words: list[str], tokens: list[tuple[str, str]]) -> tuple[Node,
         condition = closing[2:] or None
 
 
-def _run(nodes: list[Node], dot: Any, scopes: list[dict[str, Any]], out: list[str]) -> None:
+def _run(nodes: list[Node], dot: Any, scopes: list[dict[str, Any]], out: list[str], defined: Defined) -> None:
     for node in nodes:
         if node.kind == "text":
             out.append(node.text)
@@ -116,17 +141,41 @@ def _run(nodes: list[Node], dot: Any, scopes: list[dict[str, Any]], out: list[st
             if value is not None:
                 out.append(_printed(value))
         elif node.kind == "range":
-            _range(node, dot, scopes, out)
-        else:
-            for condition, body in node.branches:
-                value = True if condition is None else _evaluate(condition, dot, scopes)
-                if value not in (False, 0, "", None, [], {}):
-                    inner = value if node.kind == "with" and condition is not None else dot
-                    _run(body, inner, [*scopes, {}], out)
-                    break
+            _range(node, dot, scopes, out, defined)
+        elif node.kind == "template":
+            _template(node, dot, scopes, out, defined)
+        elif node.kind != "define":
+            body, inner = _chosen(node, dot, scopes)
+            _run(body, inner, [*scopes, {}], out, defined)
 
 
-def _range(node: Node, dot: Any, scopes: list[dict[str, Any]], out: list[str]) -> None:
+def _chosen(node: Node, dot: Any, scopes: list[dict[str, Any]]) -> tuple[list[Node], Any]:
+    """The branch of an if or with that is taken, and what dot is in it."""
+    for condition, body in node.branches:
+        value = True if condition is None else _evaluate(condition, dot, scopes)
+        if value not in (False, 0, "", None, [], {}):
+            return body, value if node.kind == "with" and condition is not None else dot
+    return [], dot
+
+
+def _template(node: Node, dot: Any, scopes: list[dict[str, Any]], out: list[str], defined: Defined) -> None:
+    """A call of another template. One that only calls on, as its last act, is a loop here: Python's stack is small."""
+    for _ in range(MAX_DEPTH):
+        words = node.branches[0][0]
+        dot = _evaluate(words, dot, scopes) if words else None
+        scopes = [{"$": dot}]
+        body = defined[node.text]
+        while body and body[-1].kind in ("if", "with") and len(body) == 1:
+            body, dot = _chosen(body[0], dot, scopes)
+            scopes = [*scopes, {}]
+        if len(body) != 1 or body[0].kind != "template":
+            _run(body, dot, scopes, out, defined)
+            return
+        node = body[0]
+    raise AssertionError("exceeded maximum template depth")
+
+
+def _range(node: Node, dot: Any, scopes: list[dict[str, Any]], out: list[str], defined: Defined) -> None:
     words, body = node.branches[0]
     assert words
     names: list[str] = []
@@ -134,11 +183,12 @@ def _range(node: Node, dot: Any, scopes: list[dict[str, Any]], out: list[str]) -
         cut = words.index(":=")
         names, words = [word for word in words[:cut] if word != ","], words[cut + 1 :]
     items = _evaluate(words, dot, scopes)
+    assert not isinstance(items, str | int), "range over a text or number, which older Go cannot"
     if not items and len(node.branches) > 1:
-        _run(node.branches[1][1], dot, [*scopes, {}], out)
+        _run(node.branches[1][1], dot, [*scopes, {}], out, defined)
     for index, item in enumerate(items or []):
         values = [index, item] if len(names) == 2 else [item]
-        _run(body, item, [*scopes, dict(zip(names, values, strict=False))], out)
+        _run(body, item, [*scopes, dict(zip(names, values, strict=False))], out, defined)
 
 
 def _assign(words: list[str], dot: Any, scopes: list[dict[str, Any]]) -> Any:
@@ -152,11 +202,24 @@ def _assign(words: list[str], dot: Any, scopes: list[dict[str, Any]]) -> Any:
 
 
 def _evaluate(words: list[str], dot: Any, scopes: list[dict[str, Any]]) -> Any:
-    operands: list[Any] = []
-    position = 0
     function = words[0] if re.fullmatch(r"[A-Za-z]\w*", words[0]) and words[0] not in ("true", "false") else None
-    if function:
-        position = 1
+    # Evaluated one by one: what stands behind the operand that decides an `and` may be an error.
+    operands = _operands(words[1:] if function else words, dot, scopes)
+    if function in ("and", "or"):
+        value: Any = None
+        for value in operands:
+            if bool(value) != (function == "and"):
+                return value
+        return value
+    values = list(operands)
+    if function is None:
+        assert len(values) == 1, words
+        return values[0]
+    return _call(function, values)
+
+
+def _operands(words: list[str], dot: Any, scopes: list[dict[str, Any]]) -> Iterator[Any]:
+    position = 0
     while position < len(words):
         if words[position] == "(":
             depth, end = 1, position + 1
@@ -168,14 +231,10 @@ def _evaluate(words: list[str], dot: Any, scopes: list[dict[str, Any]]) -> Any:
             if position < len(words) and re.fullmatch(r"(\.[A-Za-z_]\w*)+", words[position]):
                 value = _fields(value, words[position])
                 position += 1
-            operands.append(value)
+            yield value
         else:
-            operands.append(_operand(words[position], dot, scopes))
+            yield _operand(words[position], dot, scopes)
             position += 1
-    if function is None:
-        assert len(operands) == 1, words
-        return operands[0]
-    return _call(function, operands)
 
 
 def _operand(word: str, dot: Any, scopes: list[dict[str, Any]]) -> Any:
@@ -207,17 +266,28 @@ def _call(name: str, operands: list[Any]) -> Any:
         return operands[0] != operands[1]
     if name == "not":
         return not operands[0]
-    if name == "and":
-        return next((value for value in operands if not value), operands[-1])
-    if name == "or":
-        return next((value for value in operands if value), operands[-1])
+    if name == "ge":
+        assert all(isinstance(operand, int) for operand in operands), operands
+        return operands[0] >= operands[1]
     if name == "len":
-        return len(operands[0])
+        return len(_bytes(operands[0]))
     if name == "index":
-        return operands[0][operands[1]]
+        return _bytes(operands[0])[operands[1]]
     if name == "slice":
-        return operands[0][operands[1] :]
+        return _slice(operands[0], *operands[1:])
     raise AssertionError(f"unknown function {name}")
+
+
+def _bytes(value: Any) -> Any:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def _slice(value: Any, start: int, end: int | None = None) -> Any:
+    whole = _bytes(value)
+    end = len(whole) if end is None else end
+    assert 0 <= start <= end <= len(whole), f"slice bounds out of range: {start}:{end} of {len(whole)}"
+    part = whole[start:end]
+    return part.decode("utf-8", "surrogateescape") if isinstance(part, bytes) else part
 
 
 def _printed(value: Any) -> str:

@@ -99,6 +99,37 @@ EXAMPLES: dict[str, Example] = {
         "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
         "<s>", "</s>", "mistral", "</s>",
     ),
+    # Version 3 of Mistral's tokenizer: the answer is trimmed, and no blank stands before the end of an instruction.
+    "mistral_trims_answers": Example(
+        "{{ bos_token }}{% set system = messages[0].content if messages[0].role == 'system' else none %}"
+        "{% for m in messages %}{% if m.role == 'user' %}"
+        "{{ '[INST] ' + (system + '\n\n' if loop.last and system is not none else '') + m.content + '[/INST]' }}"
+        "{% elif m.role == 'assistant' %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}",
+        "<s>", "</s>", "mistral", "</s>", trims=True,
+    ),
+    # Version 7: a turn of its own for the system message, one by default, dated.
+    "mistral_system_turn": Example(
+        "{%- set default = 'The current date is ' + strftime_now('%Y-%m-%d') + '.\\n\\nSay so when unsure.' %}\n"
+        "{{- bos_token }}\n"
+        "{%- if messages[0].role == 'system' %}{%- set system = messages[0].content %}{%- set rest = messages[1:] %}"
+        "{%- else %}{%- set system = default %}{%- set rest = messages %}{%- endif %}\n"
+        "{{- '[SYSTEM_PROMPT]' + system + '[/SYSTEM_PROMPT]' }}\n"
+        "{%- for m in rest %}\n"
+        "    {%- if m.role == 'user' %}{{- '[INST]' + m.content + '[/INST]' }}"
+        "{%- else %}{{- m.content + eos_token }}{%- endif %}\n"
+        "{%- endfor %}\n",
+        "<s>", "</s>", "mistral", "</s>",
+    ),
+    "gemma_no_system": Example(
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}{% for m in messages %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Roles must alternate') }}{% endif %}"
+        "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + m['content'] | trim "
+        "+ '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        "<bos>", "<eos>", "gemma", "<end_of_turn>", system=False, trims=True,
+    ),
     "gemma": Example(
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
         "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
@@ -111,6 +142,11 @@ EXAMPLES: dict[str, Example] = {
         "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}{# <|user|> #}",
         "<s>", "<|endoftext|>", "phi", "<|end|>",
+    ),
+    "phi4_mini": Example(
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}",
+        "<|endoftext|>", "<|endoftext|>", "phi", "<|end|>",
     ),
     "phi4": Example(
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>' }}"

@@ -8,7 +8,9 @@ from tests.models.dialogues import PROMPTS, talk
 from tests.models.go_template import render as go_render
 from tests.models.templates import EXAMPLES, Example
 from tunesmith.errors import NotSupported
+from tunesmith.export.modelfile import unreadable
 from tunesmith.models.prompt_format import PromptFormat
+from tunesmith.models.trimming import BLANKS
 
 
 def made(example: Example) -> PromptFormat:
@@ -28,6 +30,35 @@ def test_ollama_renders_alpaca_text() -> None:
     alpaca = PromptFormat.alpaca("<|im_end|>")
     for messages in PROMPTS:
         assert go_render(alpaca.ollama_template(), messages) == alpaca.ollama_prompt(messages)
+
+
+@pytest.mark.parametrize("name", ["llama3_dated", "gemma", "mistral_trims_answers"])
+def test_ollama_takes_the_blanks_off_messages_that_the_model_was_trained_without(name: str) -> None:
+    prompt_format = made(EXAMPLES[name])
+    template = prompt_format.ollama_template()
+    for blank in BLANKS:
+        messages = talk(
+            f"{blank}q{blank}", f"{blank * 2}an{blank}swer{blank}", f"\n{blank} r", system=f"{blank}s{blank}"
+        )
+        assert go_render(template, messages) == prompt_format.ollama_prompt(messages)
+    assert go_render(template, talk(" " * 500 + "q" + "\n" * 500)) == prompt_format.ollama_prompt(
+        talk(" " * 500 + "q" + "\n" * 500)
+    )
+
+
+def test_only_what_the_model_takes_off_is_taken_off() -> None:
+    text = EXAMPLES["chatml"].text.replace("message.content", "message.content.lstrip('\n').rstrip(' ')")
+    prompt_format = PromptFormat.from_chat_template(text, bos=None, eos="<|im_end|>")
+    messages = talk("\n\n \tq\n \n  ", "\ta ", " r\t")
+    assert "user\n \tq\n \n<|im_end|>" in prompt_format.ollama_prompt(messages)
+    assert go_render(prompt_format.ollama_template(), messages) == prompt_format.ollama_prompt(messages)
+
+
+def test_the_template_is_plain_ascii_where_a_modelfile_would_drop_a_character() -> None:
+    text = EXAMPLES["gemma"].text.replace("'<end_of_turn>\n'", "'<end_of_turn>\u3000\n'")
+    template = PromptFormat.from_chat_template(text, bos="<bos>", eos="<eos>").ollama_template()
+    assert not unreadable(template)
+    assert go_render(template, talk("q", "a", "r")).count("<end_of_turn>\u3000\n") == 3
 
 
 def test_the_first_token_is_left_to_the_runtime_which_adds_it() -> None:

@@ -67,7 +67,7 @@ def test_the_readmes_client_blocks_start_a_server_that_answers(tmp_path: Path) -
     for server in servers:
         assert server["command"] == "tunesmith"
         arguments = [str(tmp_path) if part == "/home/me/notes" else part for part in server["args"]]
-        assert anyio.run(ask, [*arguments, "--workspace", str(tmp_path / "ws")]) == 22
+        assert anyio.run(ask, [*arguments, "--workspace", str(tmp_path / "ws")]) == 23
 
 
 def test_read_only_offers_only_tools_that_change_nothing(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_demos_server_starts_in_any_folder(misleading: Path) -> None:
         async with connected(misleading, misleading) as client:
             return len((await client.list_tools()).tools)
 
-    assert anyio.run(count) == 22
+    assert anyio.run(count) == 23
 
 
 def test_no_python_is_started_that_looks_into_the_current_folder() -> None:

@@ -22,7 +22,7 @@ NAMES = {
         "export_gguf",
         "register_ollama",
     ),
-    *("ask_model", "compare_models"),
+    *("ask_model", "compare_models", "record_scores"),
 }
 DATASET = "ds_abcdefghijkl"
 Drive = Callable[..., Any]

@@ -67,6 +67,10 @@ def test_a_run_trains_keeps_the_adapter_and_leaves_what_was_promised(workspace, 
     assert record.recipe == before.recipe.model_dump(mode="json")
     assert record.prompt_format["name"] == "chat"
     assert record.file("adapter") is not None
+    # The card is there from training on, before anything is exported.
+    card = (ModelStore(workspace).folder(record.model_id) / "README.md").read_text()
+    assert "not exported as GGUF yet" in card
+    assert record.lineage[0]["sha256"] in card
     adapter = ModelStore(workspace).folder(record.model_id) / "adapter"
     assert (adapter / "adapter_model.safetensors").stat().st_size > 0
     assert (adapter / "tokenizer.json").read_bytes() == (tiny_base / "tokenizer.json").read_bytes()

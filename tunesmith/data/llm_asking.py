@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from tunesmith.data.llm_cache import AnswerCache, KeptAnswer, answer_key
+from tunesmith.data.llm_cache import KeptAnswer, answer_key
 from tunesmith.data.llm_json import Unreadable
 from tunesmith.data.llm_records import LlmUsage
 from tunesmith.data.records import Message
@@ -56,6 +56,18 @@ class NoAnswer(Exception):
         self.passing = passing
         self.slow = slow
         self.retry_after_s = retry_after_s
+
+
+class Keeper(Protocol):
+    """Where answers are kept, by `answer_key`; `AnswerCache` is one."""
+
+    def get(self, key: str, /) -> KeptAnswer | None:
+        """The answer kept under a key."""
+        ...
+
+    def put(self, key: str, answer: KeptAnswer, /) -> None:
+        """Keep an answer. It is on the disk when this returns."""
+        ...
 
 
 class Ask(Protocol):
@@ -140,14 +152,24 @@ class Asking(Generic[T]):
         cache: where answers are kept; open, and used by this thread only.
         read: makes a value of a reply's text; raises Unreadable.
         version: of prompts and of `read`: what an older one got is asked for anew.
+        slow_attempts: requests for one prompt that may time out or bring something unreadable.
 
     Attributes:
         usage: what was asked so far, and what it cost.
         last_failure: why the last prompt that failed did so.
     """
 
-    def __init__(self, model: Model, cache: AnswerCache, read: Callable[[str], T], *, version: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: Keeper,
+        read: Callable[[str], T],
+        *,
+        version: int,
+        slow_attempts: int = SLOW_ATTEMPTS,
+    ) -> None:
         self.model = model
+        self._slow_attempts = slow_attempts
         self._cache = cache
         self._read = read
         self._version = version
@@ -162,10 +184,18 @@ class Asking(Generic[T]):
     def last_failure(self) -> str:
         return self._gate.last_failure
 
-    def all(self, prompts: Iterable[Prompt]) -> Generator[Outcome[T], None, None]:
+    @property
+    def given_up(self) -> bool:
+        """The model does not answer, and is not asked any more."""
+        return self._gate.closed
+
+    def all(self, prompts: Iterable[Prompt | None]) -> Generator[Outcome[T], None, None]:
         """What comes of each prompt, in the order in which it comes. Prompts are taken as they are needed.
 
         Close it, or use it up: its threads end with it.
+
+        Args:
+            prompts: a None among them says that the next one is not there yet; it is asked for again in a moment.
         """
         todo: queue.SimpleQueue[tuple[Prompt, str] | None] = queue.SimpleQueue()
         arrived: queue.SimpleQueue[tuple[Prompt, str, _Tries | BaseException]] = queue.SimpleQueue()
@@ -177,9 +207,12 @@ class Asking(Generic[T]):
             while in_flight or not exhausted:
                 self.model.check()
                 while not exhausted and in_flight < self.model.concurrency:
-                    prompt = next(waiting, None)
-                    if prompt is None:
+                    try:
+                        prompt = next(waiting)
+                    except StopIteration:
                         exhausted = True
+                        break
+                    if prompt is None:
                         break
                     key = self._key(prompt)
                     known = self._known(prompt, key)
@@ -198,6 +231,8 @@ class Asking(Generic[T]):
                     if found is not None:
                         in_flight -= 1
                         yield self._settle(*found)
+                elif not exhausted:
+                    time.sleep(POLL_S / 5)
         finally:
             stop.set()
             for _ in range(threads):
@@ -274,7 +309,7 @@ class Asking(Generic[T]):
                 tries.failure = str(error)
                 slow += error.slow
                 asked_to_wait = error.retry_after_s or 0.0
-                if not error.passing or slow >= SLOW_ATTEMPTS or self._gate.closed:
+                if not error.passing or slow >= self._slow_attempts or self._gate.closed:
                     return tries
                 if asked_to_wait > LONGEST_RETRY_AFTER_S:
                     tries.failure += f"; it asks to wait {asked_to_wait:.0f} s"
@@ -289,7 +324,7 @@ class Asking(Generic[T]):
                 except Unreadable as error:
                     tries.failure = f"the reply {error}"
                     slow += 1
-                    if slow >= SLOW_ATTEMPTS:
+                    if slow >= self._slow_attempts:
                         return tries
                 else:
                     tries.kept = KeptAnswer(reply.text, tries.prompt_tokens, tries.completion_tokens)

@@ -21,7 +21,7 @@ def check_adapter(gguf: Path, adapter: Path, outtype: str) -> int:
     change is how many matrices there are, their norms, and the scale.
 
     Raises:
-        CheckFailed: says what differs.
+        CheckFailed: says what differs, or what such a file cannot hold.
     """
     trained, scale = _trained(adapter)
     converted, found_scale = _converted(gguf)
@@ -41,6 +41,10 @@ def _trained(adapter: Path) -> tuple[list[float], float]:
     from safetensors.torch import load_file
 
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    # Whoever reads the file multiplies every pair by alpha / rank.
+    for setting in ("use_rslora", "alpha_pattern", "use_dora"):
+        if config.get(setting):
+            raise _differs(f"{setting} is set, and the file has one alpha for all matrices, divided by the rank")
     tensors = load_file(adapter / "adapter_model.safetensors")
     norms = [float(tensor.float().norm()) for name, tensor in tensors.items() if _LORA.fullmatch(name)]
     return norms, float(config["lora_alpha"])

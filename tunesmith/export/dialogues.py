@@ -48,6 +48,9 @@ PROMPTS: Sequence[Dialogue] = (
     _dialogue("Is it on?", "Yes.", "Is it warm?", "No.\n\nIt needs ten minutes.", "And now?", system="多轮对话"),
     _dialogue("A long question. " * 60, system="A long system prompt. " * 30),
     _dialogue("### Instruction:\nheadings in the question\n\n### Response:\nand this"),
+    # What programs send and what stays in a history: blanks at the ends, which some models' templates take off.
+    _dialogue("  Is it on?\n", " Yes, it is.\n\n", "\n\nAnd now? ", system=" Be brief.\n"),
+    _dialogue("　　现在呢？　", "\tIt is.\r\n", "\u00a0ok\u2003"),
 )  # fmt: skip
 
 # With answers: to hold models against each other when there is no dataset.

@@ -13,21 +13,23 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import BadInput, MissingExtra, NotSupported
 from tunesmith.export import gguf
 from tunesmith.export.adapter_check import check_adapter
-from tunesmith.export.child import ChildFailed
 from tunesmith.export.handing_out import Made, MadeFile, hand_out
 from tunesmith.export.held_out import token_rows
-from tunesmith.export.llama_job import run_job
+from tunesmith.export.importance import ENOUGH_TOKENS
+from tunesmith.export.making import FileMaker
 from tunesmith.export.merge import check_base, merge, record_whole
-from tunesmith.export.quality import Reference, TokenRow, judge, judge_merge
-from tunesmith.export.quantizations import check_quantizations
-from tunesmith.export.records import Divergence, ExportResult, VerifiedOn
+from tunesmith.export.quality import Reference, TokenRow, judge_merge
+from tunesmith.export.quantizations import QUANTIZATIONS, check_quantizations
+from tunesmith.export.records import ExportResult, StopRate, VerifiedOn
+from tunesmith.export.stopping import ask, questions
+from tunesmith.export.stopping import judge as judge_stopping
 from tunesmith.export.tokenizer_parity import check_tokenizer
 from tunesmith.files import TEMPORARY_PREFIX, raise_if_disk_full
 from tunesmith.machine.llama_cpp import find_llama_cpp
@@ -36,7 +38,11 @@ from tunesmith.models.bases import base_config, base_folder
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.records import ModelRecord
 from tunesmith.models.store import ModelStore, describe_file
+from tunesmith.models.tokenizer_files import has_tokenizer, read_tokenizer
 from tunesmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    import tokenizers
 
 MERGED_FACTS = "merge.json"  # in merged/: which adapter it was made from, and how far it is from it
 
@@ -46,10 +52,32 @@ STALE_S = 24 * 3600  # what a killed export left is removed by a later one
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Conversations to verify on, and where they come from."""
+    """Conversations to verify on, and where they come from.
+
+    Attributes:
+        training: conversations that the model was trained on and that are not verified on: they show how long an
+            answer may be, and which weights matter. May be empty.
+    """
 
     conversations: Sequence[Sequence[Any]]
     split: Literal["eval", "dataset", "builtin"]
+    training: Sequence[Sequence[Any]] = ()
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The 16- or 32-bit weights that files are made from.
+
+    Attributes:
+        reference: their distributions on the held-out rows; None without rows.
+        merge_kld: their divergence from base plus adapter; None where nothing was merged or compared.
+        trained_kld: divergence of 16-bit base plus adapter from the 4-bit base plus adapter that was trained.
+    """
+
+    folder: Path
+    reference: Reference | None
+    merge_kld: float | None = None
+    trained_kld: float | None = None
 
 
 @dataclass
@@ -64,6 +92,7 @@ class _Export:
     held_out: HeldOut | None
     steps: int
     step: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = ModelStore(self.workspace)
@@ -118,8 +147,11 @@ def export_model(
     """
     names = check_quantizations(quantizations, adapter_only=adapter_only)
     record = ModelStore(workspace).get(model_id)
-    # Base, merge, convert, tokenizer, hand out; each file is quantised and measured.
-    steps = 1 + len(names) if adapter_only else 5 + len(names) * (2 if held_out else 1)
+    # Base, merge, convert, tokenizer, hand out; each file is quantised and measured, a coarse one twice; one is asked.
+    steps = 1 + len(names) if adapter_only else 5 + len(names) * (2 if held_out else 1) + bool(held_out)
+    if held_out and held_out.training and not adapter_only:
+        tried = [name for name in names if QUANTIZATIONS[name].guided]
+        steps += bool(tried) + 2 * len(tried)
     export = _Export(workspace, record, find_llama_cpp(), progress, check, held_out, steps)
     with _scratch(export.folder) as scratch:
         made = _adapter_files(export, names, scratch) if adapter_only else _model_files(export, names, scratch)
@@ -130,34 +162,76 @@ def export_model(
 
 def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
     base = _base_of(export)
-    rows = _rows(export, base)
+    tokenizer = _tokenizer(export, base)
+    rows = [] if tokenizer is None else _rows(export, tokenizer)
     kept = None if export.whole else _kept_merged(export, needs_figure=bool(rows))
     _refuse_full_disk(export, base, names, rows, merged_exists=export.whole or kept is not None)
-    merged, reference, merge_kld = _merged_weights(export, base, rows, scratch, kept)
-    source: Path | None = None  # the 16-bit file that the coarser ones are made from
+    weights = _merged_weights(export, base, rows, scratch, kept)
+    maker = _maker(export, weights, tokenizer, scratch)
     texts = 0
     files: list[MadeFile] = []
     for name in names:
         path = scratch / export.file_name(name)
         if name == "bf16":
-            _convert(export, merged, path, "bf16")
-        elif source is None:
-            source = scratch / export.file_name("f16")
-            _convert(export, merged, source, "f16")
+            maker.convert(path, "bf16")
+        source = path if name == "bf16" else maker.source(scratch / export.file_name("f16"))
         if not texts:
-            texts = _check_tokenizer(export, source or path, merged)
-        if name not in ("f16", "bf16") and source is not None:
-            export.say(f"Quantising to {name}")
-            gguf.quantise(export.tools, source, path, name, check=export.check)
-        files.append(MadeFile(path, name, _measure(export, path, name, reference)))
+            texts = _check_tokenizer(export, source, weights.folder)
+        sixteen = name in ("f16", "bf16")
+        files.append(maker.measure(path, name) if sixteen else maker.quantise(source, path, name))
+    stop_rate = None if tokenizer is None else _ask(export, files, tokenizer)
     return Made(
         kind="gguf",
         files=files,
-        merged=merged if merged.parent == scratch else None,
-        merge_kld=merge_kld,
+        merged=weights.folder if weights.folder.parent == scratch else None,
+        merge_kld=weights.merge_kld,
+        trained_kld=weights.trained_kld,
+        stop_rate=stop_rate,
         tokenizer_texts=texts,
-        verified_on=_verified_on(export, reference),
+        verified_on=_verified_on(export, weights.reference),
+        notes=export.notes,
     )
+
+
+def _maker(export: _Export, weights: _Weights, tokenizer: tokenizers.Tokenizer | None, scratch: Path) -> FileMaker:
+    calibration: list[TokenRow] = []
+    if tokenizer is not None and export.held_out is not None:
+        calibration = token_rows(
+            export.held_out.training,
+            export.prompt_format,
+            tokenizer,
+            max_tokens=ENOUGH_TOKENS,
+            max_positions=ENOUGH_TOKENS,
+        )
+    return FileMaker(
+        tools=export.tools,
+        weights=weights.folder,
+        kind="trained" if export.whole else "merged",
+        name=export.record.name,
+        reference=weights.reference,
+        calibration=calibration,
+        scratch=scratch,
+        say=export.say,
+        check=export.check,
+        notes=export.notes,
+    )
+
+
+def _ask(export: _Export, files: Sequence[MadeFile], tokenizer: tokenizers.Tokenizer) -> StopRate | None:
+    """The stop test, on the coarsest file: what ends there ends in the finer ones."""
+    assert export.held_out is not None
+    what = questions(export.held_out.conversations, export.held_out.training, export.prompt_format, tokenizer)
+    coarsest = min(files, key=lambda file: QUANTIZATIONS[file.quantization].bits)
+    export.say(f"Seeing whether {coarsest.quantization} ends its answers")
+    found = ask(coarsest.path, coarsest.quantization, what, check=export.check)
+    if found is None:
+        if what.prompts:
+            export.notes.append("Whether the model ends its answers was not seen: this machine is too slow for it.")
+        return None
+    note = judge_stopping(found)
+    if note is not None:
+        export.notes.append(note)
+    return found
 
 
 def _adapter_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
@@ -177,33 +251,31 @@ def _adapter_files(export: _Export, names: Sequence[str], scratch: Path) -> Made
         if export.held_out is not None:
             check_adapter(path, export.trained, name)
         files.append(MadeFile(path, name))
-    return Made(kind="lora_gguf", files=files)
+    told = f"The adapter as safetensors, for PEFT on the 16-bit {export.record.base_model}, is in {export.trained}."
+    return Made(kind="lora_gguf", files=files, notes=[told])
 
 
 def _base_of(export: _Export) -> Path:
     if export.whole:
         return export.trained
-    check_base(base_config(export.workspace, export.record.base_model), export.record.base_model)
+    config = base_config(export.workspace, export.record.base_model)
+    check_base(config, export.record.base_model)
+    gguf.check_architecture(export.tools, config)
     export.say("Finding the base model")
     return base_folder(export.workspace, export.record.base_model)
 
 
-def _rows(export: _Export, base: Path) -> list[TokenRow]:
-    import tokenizers
-
+def _tokenizer(export: _Export, base: Path) -> tokenizers.Tokenizer | None:
+    """The model's tokenizer; None when nothing is verified."""
     if export.held_out is None:
-        return []
+        return None
     if export.tools.quantizer is None:
         raise MissingExtra("cyllama", extra="embedded", purpose="verify GGUF files")
-    file = next(
-        (folder / "tokenizer.json" for folder in (export.trained, base) if (folder / "tokenizer.json").is_file()), None
-    )
-    if file is None:
-        raise NotSupported(
-            "The model's tokenizer has no tokenizer.json, which the checks need.",
-            next="Call export_gguf with verify=false, or train on a base that has one.",
-        )
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    return read_tokenizer(next((folder for folder in (export.trained, base) if has_tokenizer(folder)), base))
+
+
+def _rows(export: _Export, tokenizer: tokenizers.Tokenizer) -> list[TokenRow]:
+    assert export.held_out is not None
     return token_rows(export.held_out.conversations, export.prompt_format, tokenizer)
 
 
@@ -224,19 +296,16 @@ def _kept_merged(export: _Export, *, needs_figure: bool) -> dict[str, Any] | Non
 
 def _merged_weights(
     export: _Export, base: Path, rows: Sequence[TokenRow], scratch: Path, kept: dict[str, Any] | None
-) -> tuple[Path, Reference | None, float | None]:
-    """(folder of the merged weights, their distributions on `rows`, their divergence from base plus adapter).
-
-    Where every weight was trained there is nothing to merge: it is the folder that training left.
-    """
+) -> _Weights:
+    """Merged now or by an earlier export. Where every weight was trained: the folder that training left."""
     if export.whole:
         export.say("Reading the trained weights")
-        return base, record_whole(base, rows, scratch, export.check) if rows else None, None
+        return _Weights(base, record_whole(base, rows, scratch, export.check, export.notes) if rows else None)
     if kept is not None:
         folder = export.folder / "merged"
         export.say("Reading the merged weights")
-        reference = record_whole(folder, rows, scratch, export.check) if rows else None
-        return folder, reference, kept["merge_kld"]
+        reference = record_whole(folder, rows, scratch, export.check, export.notes) if rows else None
+        return _Weights(folder, reference, kept["merge_kld"], kept.get("trained_kld"))
     folder = scratch / "merged"
     folder.mkdir()
     export.say("Merging the adapter into its base")
@@ -248,22 +317,21 @@ def _merged_weights(
         rows=rows,
         scratch=scratch,
         check=export.check,
+        trained_in=export.record.training.get("dtype") if export.record.method == "qlora" else None,
     )
+    export.notes.extend(made.notes)
     if made.divergence is not None:
         judge_merge(made.divergence)
     merge_kld = made.divergence.mean_kld if made.divergence else None
+    trained_kld = made.trained.mean_kld if made.trained else None
     facts = {
         "adapter_sha256": describe_file(export.folder, export.trained, "adapter").sha256,
         "verified": bool(rows),
         "merge_kld": merge_kld,
+        "trained_kld": trained_kld,
     }
     (folder / MERGED_FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    return folder, made.reference, merge_kld
-
-
-def _convert(export: _Export, merged: Path, output: Path, outtype: str) -> None:
-    export.say(f"Converting to GGUF ({outtype})")
-    gguf.convert(export.tools, merged, output, outtype, name=export.record.name, check=export.check)
+    return _Weights(folder, made.reference, merge_kld, trained_kld)
 
 
 def _check_tokenizer(export: _Export, path: Path, merged: Path) -> int:
@@ -275,20 +343,8 @@ def _check_tokenizer(export: _Export, path: Path, merged: Path) -> int:
         extra=[export.prompt_format.render(messages) for messages in conversations],
         end=export.prompt_format.eos,
         check=export.check,
+        first=export.prompt_format.leading_bos,
     )
-
-
-def _measure(export: _Export, path: Path, name: str, reference: Reference | None) -> Divergence | None:
-    if reference is None:
-        return None
-    export.say(f"Comparing {name} with the {'trained' if export.whole else 'merged'} weights")
-    order = {"model": str(path), "reference": str(reference.folder), "threads": gguf.threads(), "gpu": False}
-    try:
-        divergence = Divergence.model_validate(run_job("measure", order, check=export.check))
-    except ChildFailed as failure:
-        raise gguf.failed(failure, f"comparing {name} with the model") from failure
-    judge(name, divergence)
-    return divergence
 
 
 def _refuse_full_disk(
@@ -298,7 +354,7 @@ def _refuse_full_disk(
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     bytes_each = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
     positions = sum(len(row.positions) for row in rows)
-    recorded = 2 * positions * int(config.get("vocab_size") or 0) * (1 if merged_exists else 2)
+    recorded = 4 * positions * int(config.get("vocab_size") or 0) * (1 if merged_exists else 2)
     merged = 0 if merged_exists else weights
     gguf.check_space(export.folder, gguf.space_wanted(weights // bytes_each, merged, names, recorded))
 

@@ -7,13 +7,17 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from tunesmith.errors import BadInput, CheckFailed, DiskFull, MissingExtra, OutOfMemory, UserError
+from tunesmith.export import convert_child
 from tunesmith.export.child import ChildFailed, run_child
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.quantizations import QUANTIZATIONS
 from tunesmith.machine.records import LlamaCpp
+from tunesmith.models.pre_tokenizer import by_rules
+from tunesmith.models.tokenizer_files import runtime_name
 
 # The converters read only what lies in the folders they are given.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
@@ -36,8 +40,12 @@ def convert(tools: LlamaCpp, weights: Path, output: Path, outtype: str, *, name:
         CheckFailed: it failed otherwise; the error holds the end of its output.
     """
     converter = _needed(tools.converter, "convert the model to GGUF")
-    command = [weights, "--outfile", output, "--outtype", outtype, "--model-name", name]
-    _run_converter(converter, command, output, check, what=f"the model in {weights.name}")
+    tokenizer = weights / "tokenizer.json"
+    command = [weights, "--outfile", output, "--outtype", outtype, "--model-name", runtime_name(name, tokenizer)]
+    rules = by_rules(tokenizer) if tokenizer.is_file() else None
+    # Asked first, the converter names the tokenizers that it knows; the rules speak for the others.
+    told = ["-P", convert_child.__file__, converter, rules] if rules else [converter]
+    _run_converter(told, command, output, check, what=f"the model in {weights.name}")
 
 
 def convert_adapter(tools: LlamaCpp, adapter: Path, base: Path, output: Path, outtype: str, *, check: Check) -> None:
@@ -47,13 +55,18 @@ def convert_adapter(tools: LlamaCpp, adapter: Path, base: Path, output: Path, ou
     """
     converter = _needed(tools.lora_converter, "convert the adapter to GGUF")
     command = ["--base", base, "--outfile", output, "--outtype", outtype, adapter]
-    _run_converter(converter, command, output, check, what="the adapter")
+    _run_converter([converter], command, output, check, what="the adapter")
 
 
-def quantise(tools: LlamaCpp, source: Path, output: Path, quantization: str, *, check: Check) -> None:
+def quantise(
+    tools: LlamaCpp, source: Path, output: Path, quantization: str, *, check: Check, matrix: Path | None = None
+) -> None:
     """Write the 16-bit GGUF `source` in a coarser precision.
 
     Uses the user's own `llama-quantize` when there is one, else the packaged library, in a child process.
+
+    Args:
+        matrix: an importance matrix, as `importance.collect` writes it.
 
     Raises:
         MissingExtra: there is neither.
@@ -63,13 +76,43 @@ def quantise(tools: LlamaCpp, source: Path, output: Path, quantization: str, *, 
     try:
         if quantizer.startswith("package:"):
             ftype = QUANTIZATIONS[quantization].ftype
-            order = {"input": str(source), "output": str(output), "ftype": ftype, "threads": threads()}
+            guide = str(matrix) if matrix else None
+            order = {"input": str(source), "output": str(output), "ftype": ftype, "threads": threads(), "matrix": guide}
             run_job("quantise", order, check=check)
         else:
-            run_child([quantizer, source, output, quantization.upper(), str(threads())], check=check)
+            guide = ["--imatrix", matrix] if matrix else []
+            run_child([quantizer, *guide, source, output, quantization.upper(), str(threads())], check=check)
     except ChildFailed as failure:
         raise failed(failure, f"quantising to {quantization}") from failure
     _check_whole(output, f"quantising to {quantization}")
+
+
+def check_architecture(tools: LlamaCpp, config: Mapping[str, object]) -> None:
+    """Refuse a model that the converter has no code for, before hours go into merging it.
+
+    The converter's own source names what it can convert; where it names nothing of the kind, it is left to say so.
+
+    Args:
+        config: the model's config.json.
+
+    Raises:
+        BadInput: it does not know the architecture; names the nearest that it knows.
+    """
+    listed = config.get("architectures")
+    if tools.converter is None or not isinstance(listed, list) or not listed:
+        return
+    script = Path(tools.converter)
+    sources = [script, *sorted((script.parent / "conversion").glob("*.py"))]
+    text = "".join(source.read_text(encoding="utf-8", errors="replace") for source in sources if source.is_file())
+    known = set(re.findall(r"""["'](\w+(?:ForCausalLM|LMHeadModel|ForConditionalGeneration))["']""", text))
+    name = str(listed[0])
+    if not known or f'"{name}"' in text or f"'{name}'" in text:
+        return
+    near = get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+    raise BadInput(
+        f"The converter does not know the architecture {name[:80]}; the nearest that it knows is {near[0]}.",
+        next="Set LLAMA_CPP_DIR to a newer llama.cpp, or train on a base that it supports.",
+    )
 
 
 def check_space(folder: Path, wanted: Mapping[str, int]) -> None:
@@ -101,7 +144,10 @@ def space_wanted(parameters: int, merged_bytes: int, quantizations: Sequence[str
         reference: size of the recorded distributions; 0 without verification.
     """
     wanted = {"merged weights": merged_bytes, "f16": parameters * 2, "distributions": reference}
-    wanted |= {name: int(parameters * QUANTIZATIONS[name].bits / 8) for name in quantizations if name != "f16"}
+    sizes = {name: int(parameters * QUANTIZATIONS[name].bits / 8) for name in quantizations if name != "f16"}
+    wanted |= sizes
+    if reference:  # a second try with an importance matrix lies beside the first
+        wanted["a second try"] = max((size for name, size in sizes.items() if QUANTIZATIONS[name].guided), default=0)
     return {what: size for what, size in wanted.items() if size}
 
 
@@ -118,12 +164,14 @@ def _needed(tool: str | None, purpose: str) -> str:
     return tool
 
 
-def _run_converter(converter: str, arguments: Sequence[str | Path], output: Path, check: Check, *, what: str) -> None:
+def _run_converter(
+    converter: Sequence[str], arguments: Sequence[str | Path], output: Path, check: Check, *, what: str
+) -> None:
     # The user's own converter brings its own gguf library beside it; the script puts it on its path itself.
     # What else lies beside it, it imports by the folder it lies in, which a run's environment would keep from it.
     environment = {**OFFLINE, "PYTHONSAFEPATH": ""}
     try:
-        run_child([sys.executable, converter, *arguments], check=check, environment=environment)
+        run_child([sys.executable, *converter, *arguments], check=check, environment=environment)
     except ChildFailed as failure:
         if "pre-tokenizer was not recognized" in failure.tail:
             raise BadInput(

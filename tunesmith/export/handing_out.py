@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.errors import NotSupported
-from tunesmith.export.card import model_card
 from tunesmith.export.modelfile import default_parameters, modelfile
-from tunesmith.export.records import Divergence, ExportedFile, ExportResult, VerifiedOn
+from tunesmith.export.records import Divergence, ExportedFile, ExportResult, MatrixTrial, StopRate, VerifiedOn
 from tunesmith.files import fsync_path, write_atomic
 from tunesmith.models.bases import base_config
+from tunesmith.models.card import CARD, write_card
+from tunesmith.models.embedded import gguf_path
+from tunesmith.models.licences import licence_of
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.records import ModelFile, ModelRecord
+from tunesmith.models.references import EMBEDDED
 from tunesmith.models.store import ModelStore, describe_file
 from tunesmith.workspace import Workspace
 
-CARD, MODELFILE = "README.md", "Modelfile"
+MODELFILE, ADAPTER_MODELFILE = "Modelfile", "Modelfile.adapter"
+KEPT_FACTS = ("merge_kld", "trained_kld", "stop_rate", "tokenizer_texts", "verified_on", "llama_cpp")
 FIGURES = ("mean_kld", "p99_kld", "same_top_token", "perplexity_ratio")
 
 
@@ -29,6 +33,7 @@ class MadeFile:
     path: Path  # its name is the one it will have
     quantization: str
     quality: Divergence | None = None
+    importance: MatrixTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Made:
     files: list[MadeFile]
     merged: Path | None = None  # merged weights, where they are new
     merge_kld: float | None = None
+    trained_kld: float | None = None
+    stop_rate: StopRate | None = None
     tokenizer_texts: int = 0
     verified_on: VerifiedOn | None = None
     notes: list[str] = field(default_factory=list)
@@ -69,17 +76,23 @@ def hand_out(
         quality = file.quality.model_dump(include=set(FIGURES)) if file.quality else dict.fromkeys(FIGURES)
         files.append(
             ExportedFile(
-                quantization=file.quantization, path=str(target), bytes=entry.bytes, sha256=entry.sha256, **quality
+                quantization=file.quantization,
+                path=str(target),
+                bytes=entry.bytes,
+                sha256=entry.sha256,
+                importance=file.importance,
+                **quality,
             )
         )
     written = _write_modelfile(workspace, record, made, folder)
     if written is not None:
         entries.append(describe_file(folder, written, "modelfile"))
-    record = store.update(record.model_id, add_files=entries)
     result = ExportResult(
         model_id=record.model_id,
         files=files,
         merge_kld=made.merge_kld,
+        trained_kld=made.trained_kld,
+        stop_rate=made.stop_rate,
         tokenizer_parity=True if made.tokenizer_texts else None,
         tokenizer_texts=made.tokenizer_texts,
         prompt_format_sha256=prompt_format.sha256,
@@ -89,8 +102,24 @@ def hand_out(
         llama_cpp=llama_cpp,
         notes=made.notes,
     )
-    write_atomic(folder / CARD, model_card(record, result, lineage))
+    record = store.update(
+        record.model_id,
+        add_files=[entry.model_copy(update={"facts": _facts(result, entry)}) for entry in entries],
+        lineage=lineage,
+        base_licence=licence_of(workspace, record.base_model),
+    )
+    write_card(workspace, record)
     return result
+
+
+def _facts(result: ExportResult, entry: ModelFile) -> dict[str, Any]:
+    """What the export found out about one file, to be kept with it: a later export says nothing of it."""
+    made = next((file for file in result.files if file.sha256 == entry.sha256), None)
+    if entry.kind not in ("gguf", "lora_gguf") or made is None:
+        return {}
+    whole = result.model_dump(mode="json", include=set(KEPT_FACTS))
+    own = made.model_dump(mode="json", exclude={"quantization", "path", "bytes", "sha256"})
+    return {name: value for name, value in {**whole, **own}.items() if value is not None}
 
 
 def model_parameters(workspace: Workspace, record: ModelRecord) -> dict[str, Any]:
@@ -100,24 +129,33 @@ def model_parameters(workspace: Workspace, record: ModelRecord) -> dict[str, Any
 
 
 def _write_modelfile(workspace: Workspace, record: ModelRecord, made: Made, folder: Path) -> Path | None:
-    if made.kind != "gguf":
-        return None
     prompt_format = PromptFormat.from_record(record.prompt_format)
+    base: str | None = None
+    if made.kind == "lora_gguf":
+        if record.base_model != EMBEDDED:
+            made.notes.append(
+                "An adapter needs its base. register_ollama(quantization='adapter') makes a GGUF of the base once, "
+                "and a Modelfile with FROM and ADAPTER; quantization='adapter@NAME' takes a base that Ollama has."
+            )
+            return None
+        base = str(gguf_path())
     try:
         template = prompt_format.ollama_template()
     except NotSupported as error:
         # The GGUF is as good without: every other runtime reads the chat template inside it.
         made.notes.append(f"No Modelfile was written. {error.message}")
         return None
+    path = folder / (ADAPTER_MODELFILE if base else MODELFILE)
     text = modelfile(
         made.files[0].path.name,
+        base=base,
         template=template,
         stops=prompt_format.stops,
         parameters=model_parameters(workspace, record),
-        comment=f"{record.name} ({record.model_id}). To use it by hand: ollama create NAME -f Modelfile",
+        comment=f"{record.name} ({record.model_id}). To use it by hand: ollama create NAME -f {path.name}",
     )
-    write_atomic(folder / MODELFILE, text)
-    return folder / MODELFILE
+    write_atomic(path, text)
+    return path
 
 
 def _put(source: Path, target: Path) -> None:

@@ -12,16 +12,21 @@ if TYPE_CHECKING:
 
     from tunesmith.models.prompt_format import PromptFormat
 
-# Enough for a mean divergence to two digits, few enough for a laptop: two cores read 300 tokens/s of a 135M model.
-MAX_TOKENS = 1536
+# Enough for a mean divergence to a tenth, few enough for a laptop: two cores read 300 tokens/s of a 135M model.
+MAX_TOKENS = 1024
 MAX_POSITIONS = 1024
 MAX_ROW_TOKENS = 512
 
 
 def token_rows(
-    conversations: Iterable[Sequence[Any]], prompt_format: PromptFormat, tokenizer: tokenizers.Tokenizer
+    conversations: Iterable[Sequence[Any]],
+    prompt_format: PromptFormat,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    max_positions: int = MAX_POSITIONS,
 ) -> list[TokenRow]:
-    """Conversations as the model was trained on them, until 1,536 tokens or 1,024 positions are reached.
+    """Conversations as the model was trained on them, until so many tokens or positions are reached.
 
     Args:
         conversations: messages with role and content. One without an answer within its first 512 tokens is
@@ -36,7 +41,7 @@ def token_rows(
             continue
         tokens += len(row.ids)
         positions += len(row.positions)
-        if rows and (tokens > MAX_TOKENS or positions > MAX_POSITIONS):
+        if rows and (tokens > max_tokens or positions > max_positions):
             break
         rows.append(row)
     return rows

@@ -3,7 +3,7 @@
     python -m tunesmith.export.llama_job JOB.json
 
 A failed assertion in C++ ends the process; here it ends only the child. A job is
-a JSON object with `job` (quantise, tokenise, measure) and its arguments; the
+a JSON object with `job` (quantise, tokenise, measure, answer) and its arguments; the
 answer is written to the file named by `answer`.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from tunesmith.errors import MissingExtra
 from tunesmith.export.child import run_child
+from tunesmith.export.importance import hand_over, read_matrix
 from tunesmith.files import write_atomic
 
 MODULE = "tunesmith.export.llama_job"
@@ -51,13 +52,15 @@ def _environment() -> dict[str, str]:
 
 
 def quantise(order: dict[str, Any]) -> dict[str, Any]:
-    """Write `output`, the 16-bit GGUF `input` in the precision `ftype`."""
+    """Write `output`, the 16-bit GGUF `input` in the precision `ftype`, guided by the importance matrix `matrix`."""
     from cyllama.llama import llama_cpp
 
     parameters = llama_cpp.LlamaModelQuantizeParams()
     parameters.ftype = order["ftype"]
     parameters.nthread = order["threads"]
+    kept = hand_over(parameters, read_matrix(Path(order["matrix"]))) if order["matrix"] else None
     llama_cpp.model_quantize(order["input"], order["output"], parameters)
+    del kept  # until here the quantiser read it
     return {"bytes": Path(order["output"]).stat().st_size}
 
 
@@ -72,13 +75,27 @@ def tokenise(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(order: dict[str, Any]) -> dict[str, Any]:
-    """The divergence of the GGUF `model` from the distributions recorded in the folder `reference`."""
-    from tunesmith.export.quality import Reference, compare_rows
+    """The divergence of the GGUF `model` from the distributions recorded in the folder `reference`.
+
+    With `part`, see `compare_in_part`: also its mean over the first rows, and with `only` nothing else.
+    """
+    from tunesmith.export.quality import Reference, compare_in_part
 
     reference = Reference.load(Path(order["reference"]))
     longest = max(len(row.ids) for row in reference.rows)
     evaluate = _evaluator(order["model"], longest, order["threads"], order["gpu"])
-    return compare_rows(reference, evaluate).model_dump()
+    part = order.get("part")
+    found, first = compare_in_part(reference, evaluate, part or 1, only=order.get("only", False))
+    return {**found.model_dump(), "first": first} if part else found.model_dump()
+
+
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Greedy answers of the GGUF `model` to `prompts`: see `answer_greedily`."""
+    from tunesmith.export.llama_answers import Pace, answer_greedily
+
+    pace = Pace(order["slots"], order["beginning_s"], order["ending_s"])
+    model = _open(order["model"])
+    return {"answers": answer_greedily(model, order["prompts"], order["limit"], pace, order["threads"])}
 
 
 def _ends(vocabulary: Any, token: str) -> bool:
@@ -131,7 +148,7 @@ def _evaluator(path: str, longest: int, threads: int, gpu: bool) -> Callable[[li
     return evaluate
 
 
-JOBS = {"quantise": quantise, "tokenise": tokenise, "measure": measure}
+JOBS = {"quantise": quantise, "tokenise": tokenise, "measure": measure, "answer": answer}
 
 
 def main(path: Path) -> None:

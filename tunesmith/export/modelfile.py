@@ -39,6 +39,7 @@ def modelfile(
     template: str,
     stops: Sequence[str],
     parameters: Mapping[str, Any],
+    base: str | None = None,
     system: str | None = None,
     comment: str = "",
 ) -> str:
@@ -46,6 +47,8 @@ def modelfile(
 
     Args:
         gguf: the file's plain name.
+        base: where that is an adapter: what it is put on, the absolute path of a GGUF or the name of a model that
+            Ollama has. None: the GGUF is a whole model.
         template: Ollama's TEMPLATE, Go syntax.
         stops: texts that end an answer.
         parameters: name → number, truth value, text or list of texts.
@@ -58,11 +61,13 @@ def modelfile(
     if not _FILE.fullmatch(gguf):
         raise InvalidArgument(f"{gguf[:60]!r} is no plain file name.", next="Use letters, digits, dots and dashes.")
     lines = [f"# {' '.join(comment.split())}"] if comment.strip() else []
-    dropped = unreadable(system or "")
-    if dropped:
-        codes = ", ".join(f"U+{ord(character):04X}" for character in dropped[:8])
-        lines.append(f"# The system prompt holds characters that Ollama drops when it reads this file: {codes}")
-    lines += [f"FROM ./{gguf}", f"TEMPLATE {quoted(template, 'template')}"]
+    for what, text in (("system prompt", system or ""), ("stops", "".join(stops))):
+        dropped = unreadable(text)
+        if dropped:
+            codes = ", ".join(f"U+{ord(character):04X}" for character in dropped[:8])
+            lines.append(f"# Characters of the {what} that Ollama drops when it reads this file: {codes}")
+    lines += [f"FROM ./{gguf}"] if base is None else [f"FROM {_place(base)}", f"ADAPTER ./{gguf}"]
+    lines.append(f"TEMPLATE {quoted(template, 'template')}")
     if system:
         lines.append(f"SYSTEM {quoted(system, 'system')}")
     for name, value in parameters.items():
@@ -102,6 +107,16 @@ def unreadable(text: str) -> list[str]:
 def _is_dropped(character: str) -> bool:
     # Go's strconv.IsPrint, which Python's isprintable matches; spaces, tabs and line breaks are kept by the parser.
     return character not in " \t\r\n" and not character.isprintable()
+
+
+def _place(base: str) -> str:
+    """A path or name after FROM: as it is, or quoted where it holds blanks."""
+    if unreadable(base) or re.search(r"[\r\n]", base):
+        raise InvalidArgument(
+            f"The path of the base model holds characters that a Modelfile cannot: {base[:120]!r}.",
+            next="Choose another workspace with --workspace, one with a plain path.",
+        )
+    return base if re.fullmatch(r"[^\s\"#]+", base) else quoted(base, "the path of the base model")
 
 
 def _value(value: Any, name: str) -> str:

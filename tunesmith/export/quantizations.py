@@ -19,11 +19,13 @@ class Quantization:
         bits: bits per weight of a whole file, about; for the check of free space.
         worst_kld: mean divergence in nats above which the file is not a coarser copy of the model but
             a broken one. Set far above what was seen: see `quality.py`.
+        guided: so coarse that trying an importance matrix is worth a second file.
     """
 
     ftype: int
     bits: float
     worst_kld: float
+    guided: bool = False
 
 
 QUANTIZATIONS: dict[str, Quantization] = {
@@ -33,8 +35,8 @@ QUANTIZATIONS: dict[str, Quantization] = {
     "q6_k": Quantization(ftype=18, bits=8.3, worst_kld=0.3),
     "q5_k_m": Quantization(ftype=17, bits=6.8, worst_kld=1.0),
     "q4_k_m": Quantization(ftype=15, bits=6.4, worst_kld=1.0),
-    "q4_0": Quantization(ftype=2, bits=5.6, worst_kld=1.5),
-    "iq4_xs": Quantization(ftype=30, bits=5.6, worst_kld=1.5),
+    "q4_0": Quantization(ftype=2, bits=5.6, worst_kld=1.5, guided=True),
+    "iq4_xs": Quantization(ftype=30, bits=5.6, worst_kld=1.5, guided=True),
 }
 # What the converter of adapters can write.
 ADAPTER_TYPES = ("f16", "bf16", "q8_0")

@@ -30,6 +30,28 @@ class ExportedFile(Record):
     p99_kld: float | None = Field(description="99th percentile of that divergence, in nats.")
     same_top_token: float | None = Field(description="Share of positions with the same most likely token, 0 to 1.")
     perplexity_ratio: float | None = Field(description="Perplexity over that of the merged weights; 1 is equal.")
+    importance: MatrixTrial | None = Field(
+        default=None, description="Null where no importance matrix was tried: above 6 bits, or not verified."
+    )
+
+
+class MatrixTrial(Record):
+    """A file quantised with and without an importance matrix from the training rows; the better one was kept."""
+
+    used: bool = Field(description="True: the file was made with it.")
+    kld_with: float = Field(description="Mean KL divergence with the matrix over a third of the rows, in nats.")
+    kld_without: float = Field(description="And without, over the same rows.")
+    tokens: int = Field(description="Tokens of training rows that the matrix was collected from.")
+
+
+class StopRate(Record):
+    """Held-out questions asked of the coarsest file, greedily, in the trained prompt."""
+
+    quantization: str = Field(description="The file that was asked.")
+    asked: int = Field(description="Questions answered.")
+    stopped: int = Field(description="Answers that ended by themselves.")
+    rate: float = Field(description="stopped / asked.")
+    limit_tokens: int = Field(description="Tokens an answer was given: twice the longest trained one, at most 512.")
 
 
 class VerifiedOn(Record):
@@ -52,6 +74,14 @@ class ExportResult(Record):
     merge_kld: float | None = Field(
         description="Mean KL divergence of the merged weights from base plus adapter, in nats; null when not merged "
         "or not verified."
+    )
+    trained_kld: float | None = Field(
+        default=None,
+        description="Mean KL divergence of 16-bit base plus adapter from what was trained, the 4-bit base plus "
+        "adapter, in nats. Null unless trained with qlora, and where 4-bit weights cannot be computed.",
+    )
+    stop_rate: StopRate | None = Field(
+        default=None, description="Null when not verified, and where this machine is too slow to see an answer end."
     )
     tokenizer_parity: bool | None = Field(
         description="True: the GGUF tokenises every text as the Hugging Face tokenizer does. Null for an adapter, "
@@ -104,4 +134,8 @@ class RegisterResult(Record):
     ollama: str = Field(description="Version of the server.")
     host: str = Field(description="Its address.")
     parameters: dict[str, Any] = Field(description="The parameters the model was created with, stops included.")
-    uploaded: bool = Field(description="False: the server had the file already.")
+    uploaded: bool = Field(description="False: the server had every file already.")
+    base: str | None = Field(
+        default=None, description="What an adapter was put on: a model in Ollama, or a GGUF's path. Null: merged."
+    )
+    notes: list[str] = Field(default_factory=list, description="What else was done or is to be known.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import Any
 
-from tunesmith.data.records import Dataset, Row
+from tunesmith.data.lineage import lineage
+from tunesmith.data.records import Row
 from tunesmith.data.store import DatasetStore
 from tunesmith.errors import NotFound
 from tunesmith.export.child import PATIENT
@@ -20,7 +20,7 @@ from tunesmith.models.store import ModelStore
 from tunesmith.work import PROGRESS_INTERVAL_S, Work, run_worker
 
 ROWS_AT_MOST = 200  # of which a part is used: as many as the token limit takes
-MAX_ANCESTORS = 20
+TRAINING_ROWS_AT_MOST = 1000  # how long their answers are, and what an importance matrix is collected from
 SEED = 42
 
 
@@ -34,7 +34,7 @@ def export(work: Work) -> ExportResult:
         quantizations=args.get("quantizations"),
         adapter_only=args.get("adapter_only", False),
         held_out=held_out(work, record) if args.get("verify", True) else None,
-        lineage=lineage(work, record),
+        lineage=lineage(work.workspace, record.dataset_id),
         progress=_Voice(work),
         check=work.check_cancelled,
     )
@@ -68,22 +68,16 @@ def held_out(work: Work, record: ModelRecord) -> HeldOut:
     chosen = [row for row in rows if row.split == "eval"]
     if not rows:
         return HeldOut(ANSWERED, "builtin")
-    drawn = chosen or rows
-    if len(drawn) > ROWS_AT_MOST:
-        drawn = random.Random(SEED).sample(drawn, ROWS_AT_MOST)
-    return HeldOut([row.messages for row in drawn], "eval" if chosen else "dataset")
+    drawn = _drawn(chosen or rows, ROWS_AT_MOST)
+    seen = {row.row_id for row in chosen or drawn}
+    training = _drawn([row for row in rows if row.row_id not in seen], TRAINING_ROWS_AT_MOST)
+    return HeldOut(
+        [row.messages for row in drawn], "eval" if chosen else "dataset", training=[row.messages for row in training]
+    )
 
 
-def lineage(work: Work, record: ModelRecord) -> list[dict[str, Any]]:
-    """The dataset a model was trained on and what it was made from, nearest first."""
-    found: list[dict[str, Any]] = []
-    waiting = [record.dataset_id] if record.dataset_id else []
-    while waiting and len(found) < MAX_ANCESTORS:
-        dataset = _dataset(work, waiting.pop(0))
-        if dataset is not None and all(entry["dataset_id"] != dataset.dataset_id for entry in found):
-            found.append(dataset.model_dump(include={"dataset_id", "name", "rows", "created_by", "sha256"}))
-            waiting += dataset.parents
-    return found
+def _drawn(rows: list[Row], at_most: int) -> list[Row]:
+    return rows if len(rows) <= at_most else random.Random(SEED).sample(rows, at_most)
 
 
 def _question(texts: HeldOut) -> str:
@@ -99,13 +93,6 @@ def _rows(work: Work, dataset_id: str) -> list[Row]:
         return list(DatasetStore(work.workspace).rows(dataset_id))
     except NotFound:
         return []
-
-
-def _dataset(work: Work, dataset_id: str) -> Dataset | None:
-    try:
-        return DatasetStore(work.workspace).get(dataset_id)
-    except NotFound:
-        return None
 
 
 class _Voice:

@@ -107,7 +107,9 @@ def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
     except ValueError as error:
-        raise InvalidArgument(f"{text[:80]!r} is not an address ({error}).", next=_ADVICE) from error
+        # What stands before an @ may be a password.
+        shown = text.rpartition("@")[2]
+        raise InvalidArgument(f"{shown[:80]!r} is not an address ({error}).", next=_ADVICE) from error
     if parts.scheme not in _DEFAULT_PORTS:
         raise InvalidArgument(f"Ollama is reached over http or https, not {parts.scheme[:20]!r}.", next=_ADVICE)
     if "@" in parts.netloc:

@@ -6,17 +6,14 @@ PATH still converts and quantises with the packages.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from tunesmith.machine.records import LlamaCpp
+from tunesmith.own_llama_cpp import FOLDER_VARIABLE, in_user_folder, is_left_alone
 
-FOLDER_VARIABLE = "LLAMA_CPP_DIR"
-_BINARY_FOLDERS = ("", "bin", "build/bin", "build/bin/Release")
-_SUFFIXES = (".exe", "") if os.name == "nt" else ("",)
 # part → (the script or program of that name, the package that stands in for it)
 _PARTS = {
     "converter": ("convert_hf_to_gguf.py", None),
@@ -27,12 +24,13 @@ _PARTS = {
 
 
 def find_llama_cpp() -> LlamaCpp:
-    """Look in LLAMA_CPP_DIR, on the PATH, then among the installed packages. Imports and starts nothing."""
-    places: list[tuple[str, Callable[[str], str | None]]] = [
-        (FOLDER_VARIABLE, _in_user_folder),
-        ("PATH", shutil.which),
-        ("packages", _in_packages),
-    ]
+    """Look in LLAMA_CPP_DIR, on the PATH, then among the installed packages. Imports and starts nothing.
+
+    With TUNESMITH_LLAMA_CPP=packaged only the packages count.
+    """
+    places: list[tuple[str, Callable[[str], str | None]]] = [("packages", _in_packages)]
+    if not is_left_alone():
+        places = [(FOLDER_VARIABLE, in_user_folder), ("PATH", shutil.which), *places]
     found: dict[str, str] = {}
     sources: list[str] = []
     for source, look in places:
@@ -52,25 +50,6 @@ def find_llama_cpp() -> LlamaCpp:
         runtime=found.get("runtime"),
         source="+".join(dict.fromkeys(sources)) or None,
     )
-
-
-def user_folder() -> Path | None:
-    """The folder that LLAMA_CPP_DIR names, whether or not it exists; None when the variable is not set."""
-    text = os.environ.get(FOLDER_VARIABLE, "").strip()
-    return Path(text).expanduser() if text else None
-
-
-def _in_user_folder(name: str) -> str | None:
-    folder = user_folder()
-    if folder is None:
-        return None
-    for place in _BINARY_FOLDERS:
-        for suffix in _SUFFIXES if "." not in name else ("",):
-            candidate = folder / place / f"{name}{suffix}"
-            # Scripts are run by this Python and need not be executable; programs must be.
-            if candidate.is_file() and (name.endswith(".py") or os.access(candidate, os.X_OK)):
-                return str(candidate.resolve())
-    return None
 
 
 def _in_packages(name: str) -> str | None:

@@ -1,20 +1,21 @@
 """A client of Ollama's HTTP API: exactly the calls that tunesmith makes.
 
-Facts about the API are those of Ollama 0.33: `files` in a creation since 0.5.5,
-the rendered prompt (`_debug_render_only`) since 0.11.5.
+Facts about the API are those of Ollama 0.33: `files` and `adapters` in a creation
+since 0.5.5, the rendered prompt (`_debug_render_only`) since 0.11.5.
 """
 
 from __future__ import annotations
 
-import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import BadInput, NotFound, NotSupported, ServiceFailed, Unreachable
+from tunesmith.errors import NotFound, NotSupported, ServiceFailed, Unreachable
 from tunesmith.machine.hosts import is_loopback, ollama_url, refuse_hidden_address
+from tunesmith.machine.ollama_names import check_digest, check_model_name
 from tunesmith.machine.ollama_reply import (
     clean,
     error_text,
@@ -29,14 +30,14 @@ from tunesmith.machine.ollama_reply import (
     text_field,
     unreachable,
 )
-from tunesmith.machine.ollama_request import chat_messages, check_digest, check_model_name, check_parameters, creation
+from tunesmith.machine.ollama_request import chat_messages, check_parameters, creation
+from tunesmith.machine.ollama_upload import OnProgress, OnRetry, Pause, Upload
 from tunesmith.machine.records import ChatReply, InstalledModel, LoadedModel
 
 CREATE_SINCE = (0, 5, 5)
 RENDER_SINCE = (0, 11, 5)
-UPLOAD_CHUNK = 1 << 20  # bytes between two reports of progress
-
-OnProgress = Callable[[int, int], None]  # bytes sent, bytes in total
+# Every architecture takes an adapter since llama.cpp's own server runs them all.
+ADAPTERS_SINCE = (0, 30, 0)
 
 
 class OllamaClient:
@@ -119,45 +120,39 @@ class OllamaClient:
 
     def has_blob(self, digest: str) -> bool:
         """Whether the server already has the file with that digest (`sha256:…`)."""
-        with self._talking():
-            reply = self._http.head(f"/api/blobs/{check_digest(digest)}")
-        if reply.status_code in (200, 404):
-            return reply.status_code == 200
-        raise service_failed(self.host, reply.status_code, "", "asking for a file")
+        check_digest(digest)
+        with self._talking(during="asking for a file"):
+            return self._is_there(digest)
 
-    blob_exists = has_blob
-
-    def push_blob(self, path: Path, digest: str, on_progress: OnProgress | None = None) -> bool:
+    def push_blob(
+        self,
+        path: Path,
+        digest: str,
+        on_progress: OnProgress | None = None,
+        *,
+        on_retry: OnRetry | None = None,
+        pause: Pause = time.sleep,
+    ) -> bool:
         """Upload `path` unless the server has it; False when there was nothing to send.
+
+        A connection that breaks is tried again, five times within 40 s; then the file is sent from its beginning.
 
         Args:
             digest: `sha256:…` of the file; the server computes its own and refuses another one.
             on_progress: called with (bytes sent, bytes in total), once per MiB.
+            on_retry: called with one line before each repetition.
+            pause: waits that many seconds before it; may raise to give up.
 
         Raises:
-            BadInput: the file changed while it was being sent.
+            BadInput: the file changed while it was being sent, or has another digest.
         """
-        import httpx2
-
         if self.has_blob(digest):
             return False
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            chunks = _chunks(file, size, on_progress)
-            # With the length in front Ollama can refuse early, and no proxy has to buffer the whole file.
-            headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-            try:
-                with self._talking(during=f"the upload of {path.name}"):
-                    reply = self._http.post(
-                        f"/api/blobs/{digest}", content=chunks, headers=headers, timeout=self._work_timeout
-                    )
-            except httpx2.LocalProtocolError as error:  # fewer or more bytes than announced
-                raise BadInput(
-                    f"{path.name} changed while it was being sent to Ollama.",
-                    next="Call again once the file is complete.",
-                ) from error
-        if reply.status_code not in (200, 201):
-            raise service_failed(self.host, reply.status_code, error_text(reply.content), f"uploading {path.name}")
+        upload = Upload(
+            self._http, self.host, path, digest, self._work_timeout, self._is_there, on_progress, on_retry, pause
+        )
+        with self._talking(during=f"the upload of {path.name}"):
+            upload.perform()
         return True
 
     def create(
@@ -235,6 +230,7 @@ class OllamaClient:
             done_reason=str(reply.get("done_reason", "")),
             prompt_tokens=int(number_field(reply, "prompt_eval_count")),
             tokens=int(number_field(reply, "eval_count")),
+            thinking=str(message.get("thinking") or ""),
             seconds=round(number_field(reply, "total_duration") / 1e9, 3),
         )
 
@@ -242,7 +238,7 @@ class OllamaClient:
         """The exact prompt that Ollama makes of `messages`, without asking the model.
 
         Raises:
-            NotSupported: the server is older than 0.11.5.
+            NotSupported: the server is older than 0.11.5, or what stands before it drops the request to show it.
         """
         body = {
             "model": check_model_name(name),
@@ -257,8 +253,21 @@ class OllamaClient:
         info = self._json("POST", "/api/chat", body, work=f"rendering a prompt of {name}").get("_debug_info")
         if not isinstance(info, dict) or not isinstance(info.get("rendered_template"), str):
             self.require_version(RENDER_SINCE, "show the prompt that it sends to a model")
-            raise not_ollama(self.host)
+            raise NotSupported(
+                f"Ollama {self.version()[:40]} at {self.host} answered without showing the prompt, as if it had not "
+                "been asked to: a proxy before it may drop what it does not know.",
+                next="Call Ollama's own address, on the machine it runs on.",
+            )
         return info["rendered_template"]
+
+    def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name, or the name of another one, which that one loses. No file is copied.
+
+        Raises:
+            NotFound: there is no model `source`.
+        """
+        body = {"source": check_model_name(source), "destination": check_model_name(destination)}
+        self._json("POST", "/api/copy", body, empty=True)
 
     def unload(self, name: str) -> None:
         """Take a model out of memory; it stays installed."""
@@ -271,7 +280,7 @@ class OllamaClient:
         Raises:
             NotFound: there is no such model.
         """
-        self._json("DELETE", "/api/delete", {"model": check_model_name(name)})
+        self._json("DELETE", "/api/delete", {"model": check_model_name(name)}, empty=True)
 
     def require_version(self, minimum: tuple[int, int, int], purpose: str) -> None:
         """Refuse a server older than `minimum`.
@@ -280,18 +289,26 @@ class OllamaClient:
             NotSupported: it is older; says which version is needed to do what.
         """
         version = self.version()
-        numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-        found = tuple(int(number) for number in numbers.groups()) if numbers else (0, 0, 0)
-        # 0.0.0 is a build from source without a version: newer than any release, as far as anyone can tell.
-        if found != (0, 0, 0) and found < minimum:
+        if is_older(version, minimum):
             wanted = ".".join(map(str, minimum))
             raise NotSupported(
                 f"Ollama {version[:40]} at {self.host} is too old to {purpose}; that came with {wanted}.",
                 next="Update Ollama, start it again and call again.",
             )
 
-    def _json(self, method: str, path: str, body: Any = None, *, work: str | None = None) -> dict[str, Any]:
-        """One request, one JSON object. `work` names what takes long, and allows it the time."""
+    def _is_there(self, digest: str) -> bool:
+        reply = self._http.head(f"/api/blobs/{digest}")
+        if reply.status_code in (200, 404):
+            return reply.status_code == 200
+        raise service_failed(self.host, reply.status_code, "", "asking for a file")
+
+    def _json(
+        self, method: str, path: str, body: Any = None, *, work: str | None = None, empty: bool = False
+    ) -> dict[str, Any]:
+        """One request, one JSON object. `work` names what takes long, and allows it the time.
+
+        `empty`: the answer to a request that went well has no body.
+        """
         timeout = self._work_timeout if work else self._timeout
         doing = work or f"{method} {path}"
         with self._talking(during=doing), self._http.stream(method, path, json=body, timeout=timeout) as reply:
@@ -300,7 +317,7 @@ class OllamaClient:
             raise self._not_found(error_text(content), body)
         if reply.status_code != 200:
             raise service_failed(self.host, reply.status_code, error_text(content), doing)
-        if not content and method == "DELETE":
+        if empty and not content.strip():
             return {}
         return json_object(content, self.host)
 
@@ -344,7 +361,7 @@ class OllamaClient:
             raise not_ollama(self.host) from error
 
     def _not_found(self, message: str, body: Any) -> NotFound | ServiceFailed:
-        name = body.get("model", "") if isinstance(body, dict) else ""
+        name = body.get("model") or body.get("source") or "" if isinstance(body, dict) else ""
         if not name or "not found" not in message or "page not found" in message:
             return not_ollama(self.host)
         return NotFound(
@@ -352,10 +369,9 @@ class OllamaClient:
         )
 
 
-def _chunks(file: Any, size: int, on_progress: OnProgress | None) -> Iterator[bytes]:
-    sent = 0
-    while chunk := file.read(UPLOAD_CHUNK):
-        yield chunk
-        sent += len(chunk)
-        if on_progress:
-            on_progress(sent, size)
+def is_older(version: str, minimum: tuple[int, int, int]) -> bool:
+    """Whether a server of that version is older than `minimum`."""
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    found = tuple(int(number) for number in numbers.groups()) if numbers else (0, 0, 0)
+    # 0.0.0 is a build from source without a version: newer than any release, as far as anyone can tell.
+    return found != (0, 0, 0) and found < minimum

@@ -35,6 +35,10 @@ def service_failed(host: str, status: int, message: str, doing: str) -> ServiceF
             "Free some space where Ollama keeps its models (OLLAMA_MODELS; `ollama rm NAME` removes one), "
             "then call again."
         )
+    elif status in (502, 503, 504, 507):
+        step = "Something before Ollama answered in its place, or Ollama is busy: see whether it runs, then call again."
+    elif 300 <= status < 400:
+        step = "Give the address that it leads to as host; redirections are not followed."
     elif status in (401, 403):
         step = "Check that this host lets you in: Ollama answers only callers that it knows as local or allowed."
     else:
@@ -61,11 +65,15 @@ def read_limited(reply: httpx2.Response, host: str) -> bytes:
 
 
 def error_text(content: bytes) -> str:
-    """The message in an error body: {"error": …}, or the body itself."""
+    """The message in an error body: {"error": …}, the title of a web page, or the body itself."""
     try:
         parsed = json.loads(content)
     except ValueError:
-        return clean(content.decode("utf-8", "replace"))
+        text = content.decode("utf-8", "replace")
+        if not re.match(r"\s*<", text):
+            return clean(text)
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        return f"a web page, not an answer of Ollama ({clean(title[1], 100) if title else 'without a title'})"
     if isinstance(parsed, dict) and "error" in parsed:
         return clean(str(parsed["error"]))
     return clean(content.decode("utf-8", "replace"))
@@ -84,7 +92,8 @@ def json_object(content: bytes, host: str) -> dict[str, Any]:
 def not_ollama(host: str) -> ServiceFailed:
     return ServiceFailed(
         f"What answers at {host} does not speak Ollama's API.",
-        next="Check the port: Ollama listens on 11434 unless OLLAMA_HOST says otherwise.",
+        next="Check the address: Ollama listens on port 11434 unless OLLAMA_HOST says otherwise. If a proxy answers in "
+        "its place, take this host out of the proxy (NO_PROXY).",
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tunesmith.machine.gpus import held_memory, hidden_by
-from tunesmith.machine.llama_cpp import FOLDER_VARIABLE, user_folder
 from tunesmith.machine.packages import EMBEDDED, TRAINING, wanted
 from tunesmith.machine.recommend import disk_needed_gib
 from tunesmith.machine.records import Gpu, LlamaCpp, LoadedModel, PackageFacts, Problem, Recommendation, TorchFacts
+from tunesmith.own_llama_cpp import FOLDER_VARIABLE, is_left_alone, user_folder
 
 MIN_RAM_GIB = 2.0  # what training the embedded model takes, with the libraries it loads
 MIN_DISK_GIB = 1.0
@@ -129,7 +129,7 @@ def llama_cpp_problems(found: LlamaCpp) -> list[Problem]:
     """A folder of the user's that holds nothing, or parts that are nowhere."""
     problems: list[Problem] = []
     folder = user_folder()
-    if folder is not None and FOLDER_VARIABLE not in (found.source or ""):
+    if folder is not None and not is_left_alone() and FOLDER_VARIABLE not in (found.source or ""):
         problems.append(
             Problem(
                 code="llama_cpp_dir",

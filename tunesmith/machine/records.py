@@ -137,3 +137,4 @@ class ChatReply(Record):
     prompt_tokens: int = Field(description="Tokens of the prompt that were computed.")
     tokens: int = Field(description="Tokens of the answer.")
     seconds: float = Field(description="From request to end, loading included.")
+    thinking: str = Field(default="", description="What Ollama takes for thinking and keeps apart from the answer.")

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import Conflict, InvalidArgument, NotSupported, StoreCorrupt
-from tunesmith.models.bases import prompt_format_for, tokenizer_for
-from tunesmith.models.embedded import gguf_path
-from tunesmith.models.endpoints import ChatEndpoint, CompletionEndpoint, Turn, endpoint_for
-from tunesmith.models.prompt_format import PromptFormat
-from tunesmith.models.records import ModelFile, ModelRecord
+from tunesmith.errors import InvalidArgument, NotSupported
+from tunesmith.models.endpoints import ChatEndpoint, CompletionEndpoint, address_of, endpoint_for
 from tunesmith.models.references import Reference, parse_reference
+from tunesmith.models.servable import servable
 from tunesmith.models.serving import Served
-from tunesmith.models.store import ModelStore
 from tunesmith.workspace import Workspace
 
-# What people register and use comes first; see register_ollama's default.
-QUANTIZATION_ORDER = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16", "bf16", "f32")
 REMOTE_TIMEOUT_S = 120.0
 LOCAL_TIMEOUT_S = 600.0
 
@@ -65,11 +59,9 @@ def answering_reference(workspace: Workspace, model: str, base_url: str | None =
         model = f"openai:{named.removeprefix('openai:')}@{base_url.strip()}"
     reference = parse_reference(model, workspace)
     if reference.kind == "openai":
-        endpoint_for(reference, timeout_s=REMOTE_TIMEOUT_S).close()
-    elif reference.kind in ("run", "model"):
-        trained_gguf(workspace, ModelStore(workspace).resolve(reference.name))
-    elif reference.kind == "embedded":
-        gguf_path()
+        address_of(reference)
+    elif reference.kind in ("run", "model", "embedded"):
+        servable(workspace, reference)
     elif reference.kind != "ollama":
         raise NotSupported(
             f"{reference.name[:80]!r} is not served by tunesmith; only models behind an endpoint and GGUF files are.",
@@ -108,51 +100,10 @@ def answering(
         finally:
             chat.close()
         return
-    if reference.kind == "embedded":
-        gguf, identity = gguf_path(), f"embedded:{gguf_path().name}"
-        prompt_format, base = prompt_format_for(workspace, "embedded"), "embedded"
-    else:
-        record = ModelStore(workspace).resolve(reference.name)
-        file = trained_gguf(workspace, record)
-        gguf, identity = workspace.models / record.model_id / file.path, f"{record.model_id}:{file.sha256}"
-        prompt_format, base = PromptFormat.from_record(record.prompt_format), record.base_model
-    tokenizer = tokenizer_for(workspace, base)
-
-    def encode(messages: Sequence[Turn]) -> list[int]:
-        text = prompt_format.render(messages, add_generation_prompt=True)
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    with Served(gguf, context=context, slots=slots, log=log) as served:
-        asker = CompletionEndpoint(served.base_url, encode, prompt_format.stops, timeout_s=LOCAL_TIMEOUT_S)
+    one = servable(workspace, reference)
+    with Served(one.gguf, context=context, slots=slots, log=log) as served:
+        asker = CompletionEndpoint(served.base_url, one.encode, one.prompt_format.stops, timeout_s=LOCAL_TIMEOUT_S)
         try:
-            yield Answering(asker, identity, f"{gguf.name} by llama.cpp", True, served.died)
+            yield Answering(asker, one.identity, f"{one.gguf.name} by llama.cpp", True, served.died)
         finally:
             asker.close()
-
-
-def trained_gguf(workspace: Workspace, record: ModelRecord) -> ModelFile:
-    """The GGUF by which a model trained here is served.
-
-    Raises:
-        Conflict: it was not exported yet.
-        StoreCorrupt: it is listed and gone.
-    """
-    file = choose_gguf(record.files)
-    if file is None:
-        raise Conflict(
-            f"Model {record.model_id} has no GGUF to serve.",
-            next=f"Call export_gguf with model='{record.model_id}'.",
-        )
-    if not (workspace.models / record.model_id / file.path).exists():
-        raise StoreCorrupt(
-            f"{file.path} of model {record.model_id} is missing from {workspace.models / record.model_id}.",
-            next="Restore it from a copy, or call export_gguf again.",
-        )
-    return file
-
-
-def choose_gguf(files: Sequence[ModelFile]) -> ModelFile | None:
-    """The GGUF to serve: in the order above, else the first there is."""
-    found = [file for file in files if file.kind == "gguf"]
-    places = {name: place for place, name in enumerate(QUANTIZATION_ORDER)}
-    return min(found, key=lambda file: places.get(file.quantization or "", len(places)), default=None)

@@ -14,6 +14,8 @@ from tunesmith.errors import BadInput, InvalidArgument, MissingExtra, NotFound, 
 from tunesmith.models import catalogue, embedded, hub
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.references import FORMS, Reference, parse_reference
+from tunesmith.models.sentencepiece_model import MODEL_FILE
+from tunesmith.models.tokenizer_files import read_tokenizer
 from tunesmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -93,28 +95,27 @@ def tokenizer_for(workspace: Workspace, base_model: str) -> Tokenizer:
 
     Encode with `add_special_tokens=False`: what a `PromptFormat` renders holds its special tokens already.
 
-    Raises: as `base_folder`; NotSupported where there is no tokenizer.json.
+    Raises: as `base_folder`; NotSupported where there is neither tokenizer.json nor a tokenizer.model of a known kind.
     """
     reference = _base_reference(workspace, base_model)
     try:
-        from tokenizers import Tokenizer
+        import tokenizers  # noqa: F401 (used below; missing, it is said here)
     except ModuleNotFoundError as error:
         raise MissingExtra("tokenizers", extra="train", purpose="count tokens") from error
     if reference.kind == "embedded":
         return embedded.embedded_tokenizer(workspace)
     path = _find(reference, TOKENIZER_FILE, required=True)
     if path is None:
+        path = _find(reference, MODEL_FILE, required=True)
+        # Of a model on the Hub what belongs to it is fetched as well, into the same folder.
+        for name in (TOKENIZER_CONFIG_FILE, "added_tokens.json"):
+            _find(reference, name)
+    if path is None:
         raise NotSupported(
-            f"{base_model!r} has no tokenizer.json.",
+            f"{base_model!r} has no tokenizer.json and no {MODEL_FILE}.",
             next="Load its tokenizer once with transformers and save it into the folder, or choose another base.",
         )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for every malformed file
-        raise BadInput(f"{path} is not a tokenizer: {error}.", next="Fetch the model again.") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return read_tokenizer(path.parent)
 
 
 def prompt_format_for(workspace: Workspace, base_model: str, name: str = "chat") -> PromptFormat:

@@ -172,11 +172,16 @@ class CompletionEndpoint:
         encode: from messages to the token ids of the prompt.
         stops: texts that end an answer.
         timeout_s: seconds for a whole reply.
+        reuse: of a prompt, compute only what differs from an earlier one. The last bits of the figures then depend on
+            what was asked before.
     """
 
-    def __init__(self, base_url: str, encode: Any, stops: Sequence[str], *, timeout_s: float) -> None:
+    def __init__(
+        self, base_url: str, encode: Any, stops: Sequence[str], *, timeout_s: float, reuse: bool = True
+    ) -> None:
         self.encode = encode
         self.stops = list(stops)
+        self.reuse = reuse
         self._timeout_s = timeout_s
         self._client = open_client(base_url, None, timeout_s)
 
@@ -193,7 +198,7 @@ class CompletionEndpoint:
                 seed=draw.seed,
                 stop=self.stops,
                 top_p=1.0,
-                extra_body={"top_k": 0, "min_p": 0.0, **constraint},
+                extra_body={"top_k": 0, "min_p": 0.0, "cache_prompt": self.reuse, **constraint},
             )
 
         response, seconds = _timed(request, None, self._timeout_s)
@@ -223,7 +228,13 @@ def open_client(base_url: str, key: str | None, timeout_s: float) -> openai.Open
 
 
 def endpoint_for(reference: Reference, *, timeout_s: float, ollama_host: str | None = None) -> ChatEndpoint:
-    """The endpoint of an `openai:` or `ollama:` reference. Contacts nothing.
+    """The endpoint of an `openai:` or `ollama:` reference. Contacts nothing. Arguments and errors as `address_of`."""
+    base_url, key = address_of(reference, ollama_host=ollama_host)
+    return ChatEndpoint(reference.name, base_url, key, timeout_s=timeout_s)
+
+
+def address_of(reference: Reference, *, ollama_host: str | None = None) -> tuple[str, str | None]:
+    """The base URL of an `openai:` or `ollama:` reference, and the key that may be sent there. Contacts nothing.
 
     Args:
         ollama_host: as in OLLAMA_HOST; default: that variable.
@@ -232,7 +243,7 @@ def endpoint_for(reference: Reference, *, timeout_s: float, ollama_host: str | N
         InvalidArgument: no key and no base URL are set for `openai:NAME`, or an address that is never called.
     """
     if reference.kind == "ollama":
-        return ChatEndpoint(reference.name, f"{ollama_url(ollama_host)}/v1", None, timeout_s=timeout_s)
+        return f"{ollama_url(ollama_host)}/v1", None
     key, settings_url = _first_set(KEY_VARIABLES), _first_set(URL_VARIABLES)
     settings_url = check_base_url(settings_url) if settings_url else None
     if reference.base_url is None:
@@ -242,9 +253,9 @@ def endpoint_for(reference: Reference, *, timeout_s: float, ollama_host: str | N
                 next=f"Set {KEY_VARIABLES[0]} (and {URL_VARIABLES[0]}) for the server, "
                 f"or use openai:{reference.name}@http://host:port/v1.",
             )
-        return ChatEndpoint(reference.name, settings_url or DEFAULT_URL, key, timeout_s=timeout_s)
+        return settings_url or DEFAULT_URL, key
     same_place = _origin(reference.base_url) == _origin(settings_url or DEFAULT_URL)
-    return ChatEndpoint(reference.name, reference.base_url, key if same_place else None, timeout_s=timeout_s)
+    return reference.base_url, key if same_place else None
 
 
 def ollama_url(host: str | None = None) -> str:

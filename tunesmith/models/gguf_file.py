@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,34 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         BadInput: not a GGUF of version 3, or damaged.
     """
+    with _opened(path) as cursor:
+        return _parse(path, cursor)
+
+
+def context_of(path: Path) -> int | None:
+    """Tokens that the model takes at once, prompt and answer together; None where the file does not say.
+
+    Reads up to that field, which stands before the vocabulary.
+
+    Raises: as `read_gguf`.
+    """
+    architecture: Any = None
+    with _opened(path) as cursor:
+        for name, value in _fields(path, cursor)[1]:
+            if name == "general.architecture":
+                architecture = value
+            elif name == f"{architecture}.context_length":
+                return value if isinstance(value, int) and value > 0 else None
+    return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Cursor]:
     if path.stat().st_size < SMALLEST:
         raise _damaged(path, "it is too short")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
-            return _parse(path, _Cursor(content))
+            yield _Cursor(content)
         except (struct.error, UnicodeDecodeError, KeyError, IndexError) as error:
             raise _damaged(path, str(error)) from error
 
@@ -105,17 +130,26 @@ class _Cursor:
         return list(values)
 
 
-def _parse(path: Path, cursor: _Cursor) -> GgufFile:
+def _fields(path: Path, cursor: _Cursor) -> tuple[int, Iterator[tuple[str, Any]]]:
+    """How many tensors there are, and the metadata, read as it is asked for."""
     magic = bytes(cursor.content[:4])
     cursor.position = 4
     version = cursor.scalar("I")
     if magic != MAGIC or version != VERSION:
         raise _damaged(path, f"magic {magic!r}, version {version}")
     tensor_count, field_count = cursor.count(), cursor.count()
-    fields = {}
-    for _ in range(field_count):
-        name = cursor.text()
-        fields[name] = cursor.value(cursor.scalar("I"))
+
+    def read() -> Iterator[tuple[str, Any]]:
+        for _ in range(field_count):
+            name = cursor.text()
+            yield name, cursor.value(cursor.scalar("I"))
+
+    return tensor_count, read()
+
+
+def _parse(path: Path, cursor: _Cursor) -> GgufFile:
+    tensor_count, read = _fields(path, cursor)
+    fields = dict(read)
     places = []
     for _ in range(tensor_count):
         name = cursor.text()

@@ -1,7 +1,12 @@
 """Ollama's TEMPLATE, in the language of Go's text/template.
 
 Written without trim markers and with the plainest constructs, which every Ollama
-that knows `.Messages` understands: range, if, else, eq, ne, and, not, index, len, slice.
+that knows `.Messages` understands: range, if, else, eq, ne, ge, and, not, index, len, slice,
+define and template.
+
+The language has no function that takes blanks off a text. A template that calls
+itself with one character less does it: `slice` cuts bytes, and `len (slice . 1)`
+is the length less one.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import json
 
 from tunesmith.errors import NotSupported
+from tunesmith.models.trimming import Trim
 from tunesmith.models.turns import Turns
 
 _IS_LAST = "(eq (len (slice $.Messages $i)) 1)"
@@ -16,9 +22,6 @@ _IS_LAST = "(eq (len (slice $.Messages $i)) 1)"
 
 def go_template(turns: Turns, *, bos: str) -> str:
     """The template that renders what `turns.text` returns, without its leading `bos`.
-
-    Go's language cannot take blanks off the ends of messages; where `turns.trims`, the texts are equal for
-    messages without such blanks.
 
     Raises:
         NotSupported: the parts do not make up the model's own text.
@@ -29,7 +32,8 @@ def go_template(turns: Turns, *, bos: str) -> str:
             next="Train with prompt_format='alpaca', or serve the model with llama.cpp (ask_model does).",
         )
     return (
-        "{{ range $i, $m := .Messages }}"
+        _definitions(turns)
+        + "{{ range $i, $m := .Messages }}"
         + _opening(turns, bos)
         + _branches(turns, bos)
         + "{{ end }}"
@@ -59,11 +63,12 @@ def _branches(turns: Turns, bos: str) -> str:
     branches = [("user", _user(turns))]
     if turns.system_prefix is not None and not turns.system_in_last_user:
         prefix = _literal(turns.system_prefix.removeprefix(bos))
-        body = prefix + "{{ $m.Content }}" + _literal(turns.system_suffix)
+        body = prefix + _content("$m.Content", turns.system_trim, turns) + _literal(turns.system_suffix)
         if turns.skips_empty_system:
             body = "{{ if $m.Content }}" + body + "{{ end }}"
         branches.insert(0, ("system", body))
-    answer = _literal(turns.assistant_prefix) + "{{ $m.Content }}" + _literal(turns.assistant_suffix)
+    content = _content("$m.Content", turns.assistant_trim, turns)
+    answer = _literal(turns.assistant_prefix) + content + _literal(turns.assistant_suffix)
     branches.append(("assistant", answer))
     text = ""
     for number, (role, body) in enumerate(branches):
@@ -77,13 +82,61 @@ def _user(turns: Turns) -> str:
         # Written by the system message already, whose text stands inside the first user turn.
         prefix = _unless(f"(and (eq $i 1) {_has_system(turns)})", prefix)
     if turns.system_in_last_user:
-        system = "{{ (index $.Messages 0).Content }}" + _literal(turns.system_suffix)
+        system = _content("(index $.Messages 0).Content", turns.system_trim, turns) + _literal(turns.system_suffix)
         prefix += f"{{{{ if and {_IS_LAST} {_has_system(turns)} }}}}{system}{{{{ end }}}}"
-    return prefix + "{{ $m.Content }}" + _literal(turns.user_suffix)
+    return prefix + _content("$m.Content", turns.user_trim, turns) + _literal(turns.user_suffix)
+
+
+def _content(argument: str, trim: Trim, turns: Turns) -> str:
+    """A message's text, trimmed as its role's are."""
+    if not trim:
+        return f"{{{{ {argument} }}}}"
+    return f'{{{{ template "trim{_trims(turns).index(trim) + 1}" {argument} }}}}'
+
+
+def _trims(turns: Turns) -> list[Trim]:
+    """The different ways of trimming, each once."""
+    return [trim for trim in dict.fromkeys((turns.system_trim, turns.user_trim, turns.assistant_trim)) if trim]
+
+
+def _definitions(turns: Turns) -> str:
+    text = ""
+    for number, trim in enumerate(_trims(turns), start=1):
+        front, end = f"trim{number}", f"trim{number}end"
+        text += _definition(front, trim.left, "(slice . 0 {})", "(slice . {})", f'template "{end}" .')
+        text += _definition(end, trim.right, "(slice . (len (slice . {})))", "(slice . 0 (len (slice . {})))", ".")
+    return text
+
+
+def _definition(name: str, blanks: str, first: str, rest: str, otherwise: str) -> str:
+    """A template that takes one blank off its argument and calls itself, until there is none.
+
+    Args:
+        blanks: the characters to take off.
+        first, rest: the character in question and what is left without it, given its bytes in UTF-8.
+        otherwise: what is done with a text that has no such blank.
+    """
+    branches = ""
+    for size in (1, 2, 3):
+        some = [_quoted(blank) for blank in blanks if len(blank.encode()) == size]
+        if some:
+            keyword = "else if" if branches else "if"
+            branches += f"{{{{ {keyword} and (ge (len .) {size}) (eq {first.format(size)} {' '.join(some)}) }}}}"
+            branches += f'{{{{ template "{name}" {rest.format(size)} }}}}'
+    body = f"{branches}{{{{ else }}}}{{{{ {otherwise} }}}}{{{{ end }}}}" if branches else f"{{{{ {otherwise} }}}}"
+    return f'{{{{ define "{name}" }}}}{body}{{{{ end }}}}'
 
 
 def _literal(text: str) -> str:
-    """Text as a template prints it: as it is, or quoted where it holds the language's own braces."""
-    if "{{" in text or text.endswith("{"):
-        return "{{ " + json.dumps(text, ensure_ascii=False) + " }}"
-    return text
+    """Text as a template prints it: as it is, or quoted where it holds the language's own braces or would be lost."""
+    plain = all(character in " \n\t" or character.isprintable() for character in text)
+    return text if plain and "{{" not in text and not text.endswith("{") else "{{ " + _quoted(text) + " }}"
+
+
+def _quoted(text: str) -> str:
+    """Text as Go reads it between quotes, unprintable characters by their number: a Modelfile drops them."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(
+        character if character.isprintable() else f"\\u{ord(character):04x}" if ord(character) < 0x10000
+        else f"\\U{ord(character):08x}" for character in quoted
+    )  # fmt: skip

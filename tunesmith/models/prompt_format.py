@@ -162,7 +162,7 @@ class PromptFormat:
 
     @property
     def trims(self) -> bool:
-        """Whether blanks around messages are taken off, which Ollama's language cannot do: there they stay."""
+        """Whether blanks around messages are taken off."""
         return self.turns.trims
 
     def render(self, messages: Sequence[Any], *, add_generation_prompt: bool = False) -> str:
@@ -184,10 +184,19 @@ class PromptFormat:
 
         Trained is each answer with the token that ends it, and nothing else. Joined, the texts are `render(messages)`.
 
+        Some templates (Mistral's) put the system message into the last user turn while an answer is asked for, and
+        leave it out of a finished conversation. There the text is the prompt for the last answer and that answer, and
+        only it is trained: at use, no earlier answer was given to a prompt that looks as its stretch does then.
+
         Raises:
             As `render`; BadInput too where the template alters an answer, or drops the system message.
         """
         plain = as_messages(messages)
+        if self.turns.system_in_last_user and plain[0]["role"] == "system" and plain[-1]["role"] == "assistant":
+            return self._segments_of_last(plain)
+        return self._segments_of_all(plain)
+
+    def _segments_of_all(self, plain: list[dict[str, str]]) -> list[Segment]:
         text = self._render(plain)
         spans = chat_templates.answer_spans(plain, text, self.turns, self.eos, self._render)
         result: list[Segment] = []
@@ -198,6 +207,12 @@ class PromptFormat:
         result.append(Segment(text[position:], False))
         return [segment for segment in result if segment.text]
 
+    def _segments_of_last(self, plain: list[dict[str, str]]) -> list[Segment]:
+        prompt = self._render(plain[:-1], add_generation_prompt=True)
+        answer = self._segments_of_all(plain[1:])
+        last = max(number for number, segment in enumerate(answer) if segment.trained)
+        return [Segment(prompt, False), *answer[last:]]
+
     def ollama_template(self) -> str:
         """The Go template with which Ollama renders what `ollama_prompt` returns.
 
@@ -206,15 +221,16 @@ class PromptFormat:
         """
         from tunesmith.models.ollama_template import go_template
 
-        return go_template(self.turns, bos=self._leading_bos())
+        return go_template(self.turns, bos=self.leading_bos)
 
     def ollama_prompt(self, messages: Sequence[Any]) -> str:
         """What Ollama must render for `messages`: the text up to the answer, without the first token that the
         runtime puts there by itself.
         """
-        return self.render(messages, add_generation_prompt=True).removeprefix(self._leading_bos())
+        return self.render(messages, add_generation_prompt=True).removeprefix(self.leading_bos)
 
-    def _leading_bos(self) -> str:
+    @property
+    def leading_bos(self) -> str:
         """BOS where the text begins with one that is no turn marker. Runtimes add it, so their templates must not."""
         writes = self.bos and self.family != "chatml" and self.turns.opening.startswith(self.bos)
         return self.bos or "" if writes else ""

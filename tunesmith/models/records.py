@@ -19,6 +19,9 @@ class ModelFile(Record):
     path: str = Field(description="Relative to the model's folder, with forward slashes.")
     bytes: int = Field(description="Size in bytes; of a folder, the sum of its files.")
     sha256: str = Field(description="SHA-256 of the file; of a folder, of its sorted list of digests and names.")
+    facts: dict[str, Any] = Field(
+        default_factory=dict, description="What was measured when it was exported, under the names of ExportResult."
+    )
 
 
 class ModelRecord(Record):
@@ -35,6 +38,10 @@ class ModelRecord(Record):
     created_at: str = Field(description="ISO 8601, UTC.")
     files: list[ModelFile] = Field(default_factory=list, description="What there is of it on disk.")
     training: dict[str, Any] = Field(default_factory=dict, description="Figures of the training run.")
+    lineage: list[dict[str, Any]] = Field(
+        default_factory=list, description="The dataset as it was then, and what it was made from, nearest first."
+    )
+    base_licence: str | None = Field(default=None, description="Of the base; null where it was not known.")
     resources: list[str] = Field(default_factory=list, description="URIs to read more.")
 
     def file(self, kind: FileKind, quantization: str | None = None) -> ModelFile | None:

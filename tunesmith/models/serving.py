@@ -1,5 +1,6 @@
-"""A GGUF behind a server of its own, for as long as a `with` block lasts.
+"""A GGUF behind a llama.cpp server of its own, for as long as a `with` block lasts.
 
+The user's own `llama-server` comes before the packaged one: it may know a GPU.
 Prompts are sent to it as token ids that the PromptFormat's rendering and the
 model's own tokenizer give, never as messages: the server's reading of a chat
 template, and the token that a runtime puts before every text, cannot differ from
@@ -16,17 +17,22 @@ import subprocess
 import sys
 import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from tunesmith.errors import MissingExtra, ServiceFailed
+from tunesmith.own_llama_cpp import CHOICE_VARIABLE, FOLDER_VARIABLE, find_own
 
 START_DEADLINE_S = 120.0
 KILL_AFTER_S = 5.0
 LOG_TAIL_BYTES = 4096
 MIN_CONTEXT = 512
 _MODULE = "tunesmith.models.server_process"
+_PROGRAM, _PACKAGE = "llama-server", "xllamacpp"
+# Of a user's llama-server: they would change where it listens or whom it answers.
+_NOT_PASSED_ON = ("LLAMA_ARG_API_KEY_FILE", "LLAMA_ARG_API_PREFIX", "LLAMA_ARG_SSL_KEY_FILE", "LLAMA_ARG_SSL_CERT_FILE")
 
 
 class Served:
@@ -43,6 +49,7 @@ class Served:
     Attributes:
         base_url: of the OpenAI-compatible API, ending in /v1; set once started.
         slots: as given.
+        program: the user's llama-server, None for the packaged one; set once started.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Served:
         self.log = log
         self.deadline_s = deadline_s
         self.base_url = ""
+        self.program: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
 
@@ -69,13 +77,12 @@ class Served:
         """Start it and wait until it answers.
 
         Raises:
-            MissingExtra: the packaged llama.cpp is not installed.
+            MissingExtra: there is no llama-server, and the packaged llama.cpp is not installed.
             ServiceFailed: the model does not load, or not in time; the end of the log is in the message.
         """
-        from importlib.util import find_spec
-
-        if find_spec("xllamacpp") is None:
-            raise MissingExtra("xllamacpp", extra="embedded", purpose="serve GGUF models")
+        if not can_serve():
+            raise MissingExtra(_PACKAGE, extra="embedded", purpose="serve GGUF models")
+        self.program = find_own(_PROGRAM)
         self._log_file = self.log.open("ab+") if self.log else tempfile.TemporaryFile("w+b")
         try:
             self._start()
@@ -105,15 +112,8 @@ class Served:
         """Stop it. It holds nothing that could be lost, so it is not asked twice."""
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin is not None
+            _end(process)
             assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            try:
-                process.wait(KILL_AFTER_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
             process.stdout.close()
         if self._log_file is not None:
             self._log_file.close()
@@ -133,11 +133,12 @@ class Served:
                 _MODULE,
                 str(self.gguf),
                 *(str(part) for pair in options.items() for part in pair),
+                *(["--program", str(self.program)] if self.program else []),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
-            env=child_environment(),
+            env={name: value for name, value in child_environment().items() if name not in _NOT_PASSED_ON},
         )
 
     def _address(self) -> str:
@@ -160,20 +161,36 @@ class Served:
         try:
             line = lines.get(timeout=self.deadline_s)
         except queue.Empty:
-            self._process.kill()  # which also ends the reader
+            if self.program is None:
+                self._process.kill()  # the packaged one may not look up while it loads
+            _end(self._process)  # which also ends the reader
             reader.join()
             raise ServiceFailed(
-                f"{self.gguf.name} was not loaded after {self.deadline_s:.0f} s. {self._log_tail()}",
-                next="Try again when the machine is less busy, or use a smaller model or quantization.",
+                f"{self.gguf.name} was not loaded after {self.deadline_s:.0f} s by {self._runtime()}. "
+                f"{self._log_tail()}",
+                next=f"Try again when the machine is less busy, or use a smaller model or quantization."
+                f"{self._instead()}",
             ) from None
         reader.join()
         if not line:
             status = self._process.wait(KILL_AFTER_S)
             raise ServiceFailed(
-                f"llama.cpp could not load {self.gguf.name} (exit status {status}): {self._log_tail()}",
-                next="Check that the file is a whole GGUF model; export it again with export_gguf if it was cut off.",
+                f"{self._runtime()} could not load {self.gguf.name} (exit status {status}): {self._log_tail()}",
+                next="Check that the file is a whole GGUF model; export it again with export_gguf if it was cut off."
+                f"{self._instead()}",
             )
         return str(json.loads(line)["url"]).rstrip("/")
+
+    def _runtime(self) -> str:
+        return str(self.program) if self.program else "llama.cpp"
+
+    def _instead(self) -> str:
+        if self.program is None:
+            return ""
+        return (
+            f" To use the packaged llama.cpp instead of {self.program}, set {CHOICE_VARIABLE}=packaged, "
+            f"or take that one out of {FOLDER_VARIABLE} or the PATH."
+        )
 
     def _log_tail(self) -> str:
         if self._log_file is None:
@@ -182,6 +199,23 @@ class Served:
         self._log_file.seek(max(0, size - LOG_TAIL_BYTES))
         lines = self._log_file.read().decode("utf-8", "replace").splitlines()
         return " | ".join(line.strip() for line in lines[-5:] if line.strip()) or "(the log is empty)"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server, and wait until it has."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(KILL_AFTER_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def can_serve() -> bool:
+    """Whether there is anything here that serves a GGUF: a llama-server of the user's, or the packaged one."""
+    return find_own(_PROGRAM) is not None or find_spec(_PACKAGE) is not None
 
 
 def idle_threads() -> int:

@@ -43,6 +43,8 @@ class ModelStore:
         run_id: str | None = None,
         dataset_id: str | None = None,
         training: Mapping[str, Any] | None = None,
+        lineage: Iterable[Mapping[str, Any]] = (),
+        base_licence: str | None = None,
         model_id: str | None = None,
     ) -> ModelRecord:
         """Store a model that has no files yet, with its folder.
@@ -52,6 +54,8 @@ class ModelStore:
             prompt_format: `PromptFormat.as_record()`.
             recipe: the resolved hyperparameters.
             training: figures of the run.
+            lineage: the dataset and what it was made from, nearest first.
+            base_licence: of the base, None where it is not known.
             model_id: where the folder was filled before the model is shown: its id, from `new_id("mdl")`.
 
         Raises:
@@ -69,6 +73,8 @@ class ModelStore:
             recipe=dict(recipe),
             created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             training=dict(training or {}),
+            lineage=[dict(entry) for entry in lineage],
+            base_licence=base_licence,
             resources=[f"models://{model_id}", f"models://{model_id}/modelfile"],
         )
         folder = self.workspace.models / model_id
@@ -126,6 +132,8 @@ class ModelStore:
         add_files: Iterable[ModelFile] = (),
         remove_files: Iterable[str] = (),
         training: Mapping[str, Any] | None = None,
+        lineage: Iterable[Mapping[str, Any]] = (),
+        base_licence: str | None = None,
         name: str | None = None,
     ) -> ModelRecord:
         """Change what is known of a model. Two processes that add files at once lose none.
@@ -134,6 +142,7 @@ class ModelStore:
             add_files: a file with the path of an older one takes its place.
             remove_files: paths that are there no longer.
             training: figures to add to those there are.
+            lineage, base_licence: kept where nothing was known of them so far.
 
         Raises: as `get`.
         """
@@ -147,6 +156,8 @@ class ModelStore:
             record = ModelRecord.model_validate_json(found["manifest"])
             record.files = [file for file in record.files if file.path not in gone] + added
             record.training = {**record.training, **(training or {})}
+            record.lineage = record.lineage or [dict(entry) for entry in lineage]
+            record.base_licence = record.base_licence or base_licence
             if name is not None:
                 record.name = _CONTROL.sub(" ", name).strip()[:MAX_NAME_CHARS] or model_id
             connection.execute("UPDATE models SET manifest = ? WHERE id = ?", (record.model_dump_json(), model_id))

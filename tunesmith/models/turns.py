@@ -7,13 +7,14 @@ read off a few renderings, and then the reading is checked on others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
 from tunesmith.errors import BadInput, NotSupported
 from tunesmith.models import chat_templates
+from tunesmith.models.trimming import NO_TRIM, Trim, read_trim
 
 # Marks that no template treats specially and that survive trimming. One a role and turn.
 _SYSTEM = "\ue000S\ue001"
@@ -36,7 +37,7 @@ class Turns:
         user_prefix_after_system: before a user message that follows the system message.
         assistant_prefix, assistant_suffix: around an answer that another turn follows.
         generation_prompt: what opens the answer that is asked for.
-        trims: the template takes blanks off the ends of messages.
+        system_trim, user_trim, assistant_trim: the blanks that are taken off the ends of messages.
         exact: the text of every conversation that was tried is these parts in a row.
     """
 
@@ -51,8 +52,15 @@ class Turns:
     assistant_prefix: str
     assistant_suffix: str
     generation_prompt: str
-    trims: bool
+    system_trim: Trim
+    user_trim: Trim
+    assistant_trim: Trim
     exact: bool
+
+    @property
+    def trims(self) -> bool:
+        """Whether blanks are taken off the ends of any messages."""
+        return bool(self.system_trim or self.user_trim or self.assistant_trim)
 
     def text(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt for an answer to `messages`, put together from the parts."""
@@ -64,14 +72,14 @@ class Turns:
             content = message["content"]
             if message["role"] == "system":
                 if own_turn and (content or not self.skips_empty_system):
-                    parts += [self.system_prefix or "", content, self.system_suffix]
+                    parts += [self.system_prefix or "", self.system_trim(content), self.system_suffix]
             elif message["role"] == "user":
                 parts.append(self.user_prefix_after_system if index == 1 and has_system else self.user_prefix)
                 if self.system_in_last_user and has_system and index == len(messages) - 1:
-                    parts += [first["content"], self.system_suffix]
-                parts += [content, self.user_suffix]
+                    parts += [self.system_trim(first["content"]), self.system_suffix]
+                parts += [self.user_trim(content), self.user_suffix]
             else:
-                parts += [self.assistant_prefix, content, self.assistant_suffix]
+                parts += [self.assistant_prefix, self.assistant_trim(content), self.assistant_suffix]
         return "".join((*parts, self.generation_prompt))
 
 
@@ -106,7 +114,9 @@ def read_turns(template: str, bos: str | None, eos: str) -> Turns:
         assistant_prefix=between[len(user_suffix) :],
         assistant_suffix=closing,
         generation_prompt=after_user[len(user_suffix) :],
-        trims=f" {user} " not in render([{"role": "user", "content": f" {user} "}]),
+        system_trim=_trim(render, "system", lambda system: [system, *single]) if system[0] is not None else NO_TRIM,
+        user_trim=_trim(render, "user", lambda first: [first]),
+        assistant_trim=_trim(render, "assistant", lambda first: [*single, first, _user(1)]),
         exact=False,
         skips_empty_system=system[0] is not None and render([_EMPTY, *single]) == render(single),
         system_prefix=system[0],
@@ -119,6 +129,10 @@ def read_turns(template: str, bos: str | None, eos: str) -> Turns:
 
 class _Render(Protocol):
     def __call__(self, messages: list[dict[str, str]], ask: bool = True) -> str: ...
+
+
+def _trim(render: _Render, role: str, talk: Callable[[dict[str, str]], list[dict[str, str]]]) -> Trim:
+    return read_trim(lambda content: render(talk({"role": role, "content": content})), _ANSWERS[2])
 
 
 def _read_system(render: _Render, user_prefix: str) -> tuple[str | None, str, str, bool]:
@@ -145,7 +159,12 @@ def _checked(turns: Turns, render: _Render) -> Turns:
     trials = [chat[:length] for length in (1, 3, 5)]
     if turns.system_prefix is not None:
         trials += [[_system(), *trial] for trial in trials]
-        trials.append([_EMPTY, *chat[:3]])
+        trials += [[{"role": "system", "content": content}, *chat[:3]] for content in ("", " \n")]
+    trials += [
+        [{**message, "content": f"{blanks}{message['content']}{blanks}"} for message in trial]
+        for trial in trials
+        for blanks in (" \n", "\u3000")
+    ]
     exact = all(turns.text(trial) == render(trial) for trial in trials)
     return replace(turns, exact=exact)
 

@@ -99,14 +99,20 @@ def register(server: MCPServer, workspace: Workspace, runs: Supervisor, ollama_h
     @server.resource("models://{model_id}/modelfile", title="Modelfile", mime_type="text/plain")
     @_explained
     def modelfile(model_id: str) -> str:
-        path = models.folder(model_id) / "Modelfile"
-        if not path.exists():
+        folder = models.folder(model_id)
+        path = next((folder / name for name in ("Modelfile", "Modelfile.adapter") if (folder / name).exists()), None)
+        if path is None:
             raise NotFound("There is no Modelfile yet.", next=f'Call export_gguf(model="{model_id}").')
         return path.read_text(encoding="utf-8")
 
-    @server.resource("comparisons://{comparison_id}/report", title="Report of a comparison", mime_type="text/markdown")
+    @server.resource("comparisons://{comparison_id}", title="A comparison", mime_type=JSON)
     @_explained
     def comparison(comparison_id: str) -> str:
+        return comparisons.get(comparison_id).model_dump_json(indent=1, by_alias=True)
+
+    @server.resource("comparisons://{comparison_id}/report", title="Report of a comparison", mime_type="text/markdown")
+    @_explained
+    def comparison_report(comparison_id: str) -> str:
         return comparisons.report(comparison_id)
 
     @server.resource("machine://bases{?gib}", title="Base models and what fits", mime_type=JSON)

@@ -254,8 +254,9 @@ class Notices:
             ("datasets", "report"): partial(_stamp, self._workspace.datasets / item / "report.json"),
             ("models", "modelfile"): partial(_stamp, self._workspace.models / item / "Modelfile"),
             ("models", ""): lambda: _texts(database, "SELECT manifest FROM models WHERE id=?", item),
-            # There once it is complete, and never changed after that.
-            ("comparisons", "report"): lambda: _texts(database, "SELECT id FROM comparisons WHERE id=?", item),
+            # There once it is complete; people who score it change it.
+            ("comparisons", "report"): lambda: _texts(database, "SELECT manifest FROM comparisons WHERE id=?", item),
+            ("comparisons", ""): lambda: _texts(database, "SELECT manifest FROM comparisons WHERE id=?", item),
         }
         return looks.get((scheme, part))
 
@@ -296,11 +297,15 @@ def install(server: MCPServer[Any], services: Services, bus: InMemorySubscriptio
 
 
 @asynccontextmanager
-async def lifespan(_server: MCPServer[Any]) -> AsyncIterator[anyio.abc.TaskGroup]:
+async def lifespan(server: MCPServer[Any]) -> AsyncIterator[anyio.abc.TaskGroup]:
     """The tasks that send notices to clients of the older era live as long as a transport does."""
-    async with anyio.create_task_group() as tasks:
-        yield tasks
-        tasks.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+            tasks.cancel_scope.cancel()
+    finally:
+        services: Services = server.services  # pyright: ignore[reportAttributeAccessIssue] # of TunesmithServer
+        services.warm.release()
 
 
 @cache

@@ -63,7 +63,7 @@ def build(spec: ToolSpec) -> Tool:
     loose = tool.fn_metadata.arg_model
     strict = type(loose.__name__, (loose,), {"model_config": _STRICT, "__module__": loose.__module__})
     tool.fn_metadata.arg_model = strict
-    tool.parameters = _without_titles(strict.model_json_schema(by_alias=True))
+    tool.parameters = _lean(strict.model_json_schema(by_alias=True))
     return tool
 
 
@@ -137,14 +137,26 @@ def _shorten_largest(content: Any) -> str | None:
     return path
 
 
-def _without_titles(schema: Any) -> Any:
-    """Generated titles and null defaults say nothing and cost every model that reads the list."""
-    if isinstance(schema, dict):
-        return {
-            key: _without_titles(value)
-            for key, value in schema.items()
-            if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
-        }
+def _lean(schema: Any) -> Any:
+    """What says nothing costs every model that reads the list: generated titles, null defaults, that an object may hold
+    anything, and that an argument which may be left out may be null. (It still may.)
+    """
     if isinstance(schema, list):
-        return [_without_titles(entry) for entry in schema]
-    return schema
+        return [_lean(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {
+        key: _lean(value)
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str))
+        and not (key == "default" and value is None)
+        and not (key == "additionalProperties" and value is True)
+    }
+    kinds = found.get("anyOf", [])
+    if {"type": "null"} in kinds:
+        kinds = [kind for kind in kinds if kind != {"type": "null"}]
+        del found["anyOf"]
+        found = {**kinds[0], **found} if len(kinds) == 1 else {"anyOf": kinds, **found}
+    for entry in found.get("$defs", {}).values():
+        entry.pop("description", None)  # where it is used, the argument says what it is
+    return found

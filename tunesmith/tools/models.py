@@ -1,4 +1,4 @@
-"""Models: list, export, register, ask, compare."""
+"""Models: list, export, register, ask, compare, score by hand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import anyio.to_thread
 from pydantic import Field
 
 from tunesmith.errors import InvalidArgument, UserError
-from tunesmith.evaluation.records import AskResult
+from tunesmith.evaluation.human import ScoreEntry
+from tunesmith.evaluation.records import AskResult, Comparison
 from tunesmith.evaluation.request import AskedQuestion, LabelledModel
 from tunesmith.machine.ollama import OllamaClient
 from tunesmith.models.store import ModelStore
 from tunesmith.runs.records import Record, Run
 from tunesmith.tools.services import CURSOR, LIMIT, MODEL, TRAINED, WAIT, Services, ToolSpec, fitting, start
+
+MOST_SCORES = 1000  # in one call; a sheet of any length is read by `tunesmith record-scores`
 
 
 class ListedModel(Record):
@@ -145,9 +148,11 @@ def tools(services: Services) -> list[ToolSpec]:
     async def register_ollama(
         model: Annotated[str, TRAINED],
         name: Annotated[str, Field(min_length=1, max_length=200, description="Name in Ollama.", examples=["my-notes"])],
-        quantization: Annotated[str, Field(max_length=20, description="Which exported file.")] = "q4_k_m",
+        quantization: Annotated[
+            str, Field(max_length=200, description="Exported file, adapter, or adapter@BASE.")
+        ] = "q4_k_m",
         system: Annotated[str | None, Field(max_length=20_000, description="System prompt.")] = None,
-        parameters: Annotated[dict[str, Any] | None, Field(description="Ollama parameters, e.g. temperature.")] = None,
+        parameters: Annotated[dict[str, Any] | None, Field(description="E.g. temperature, num_ctx.")] = None,
         host: Annotated[str | None, Field(max_length=300, description="Address of Ollama.")] = None,
         replace: Annotated[bool, Field(description="Replace a model of that name.")] = False,
         wait_s: Annotated[float, WAIT] = 20,
@@ -157,16 +162,17 @@ def tools(services: Services) -> list[ToolSpec]:
         Use this when a GGUF is there. Example: register_ollama(model="run_…", name="my-notes").
         Next: compare_models.
         """
-        from tunesmith.export.ollama_register import check_request
+        from tunesmith.export.ollama_wanted import check_request, wanted
 
-        _, checked, values = check_request(name, quantization, parameters)
+        request = check_request(name, quantization, parameters, system=system, host=host)
         record = await anyio.to_thread.run_sync(store.resolve, model)
+        await anyio.to_thread.run_sync(wanted, workspace, record, request)
         args = {
             "model_id": record.model_id,
             "name": name,
-            "quantization": checked,
+            "quantization": quantization,
             "system": system,
-            "parameters": values,
+            "parameters": request.parameters,
             "host": host or services.ollama_host,
             "replace": replace,
         }
@@ -194,6 +200,7 @@ def tools(services: Services) -> list[ToolSpec]:
             max_tokens=max_tokens,
             temperature=temperature,
             ollama_host=services.ollama_host,
+            warm=services.warm,
         )
 
     async def compare_models(
@@ -206,16 +213,19 @@ def tools(services: Services) -> list[ToolSpec]:
             ),
         ],
         questions: Annotated[
-            list[str | AskedQuestion] | None, Field(max_length=500, description="Texts, or {question, reference}.")
+            list[str | AskedQuestion] | None, Field(max_length=10_000, description="Texts, or {question, reference}.")
         ] = None,
         dataset_id: Annotated[
             str | None, Field(max_length=60, description="Ask its eval split; instead of questions.")
         ] = None,
-        judge: Annotated[dict[str, Any] | None, Field(description="Not supported yet.")] = None,
+        judge: Annotated[
+            dict[str, Any] | None, Field(description="{model, base_url?}, not one of models: scores blind.")
+        ] = None,
         repetitions: Annotated[int, Field(ge=1, le=20, description="Times each is asked.")] = 1,
         temperature: Annotated[float, Field(ge=0, le=2, description="0: always the likeliest.")] = 0,
         max_tokens: Annotated[int, Field(ge=1, le=8192, description="Longest reply, tokens.")] = 500,
         seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of sampling and intervals.")] = 42,
+        max_questions: Annotated[int | None, Field(ge=1, le=10_000, description="Draw so many; confirms many.")] = None,
         wait_s: Annotated[float, WAIT] = 20,
     ) -> Run:
         """Same questions to several models: scores with intervals and a verdict that may be "no evidence".
@@ -237,10 +247,33 @@ def tools(services: Services) -> list[ToolSpec]:
             "temperature": temperature,
             "max_tokens": max_tokens,
             "seed": seed,
+            "max_questions": max_questions,
         }
-        await anyio.to_thread.run_sync(lambda: check_request(workspace, read_request(args)))
+        await anyio.to_thread.run_sync(lambda: check_request(workspace, read_request(args), services.ollama_host))
         args["ollama_host"] = services.ollama_host
         return await start(services, "compare", "evaluation", args, wait_s)
+
+    def record_scores(
+        comparison_id: Annotated[str, Field(max_length=60, description="A comparison.")],
+        scores: Annotated[
+            list[ScoreEntry],
+            Field(
+                min_length=1,
+                max_length=MOST_SCORES,
+                description="One an answer, from 1 (worst) to 5; it replaces an earlier one.",
+            ),
+        ],
+    ) -> Comparison:
+        """What people say of answers, beside the judge's scores, with their agreement.
+
+        Use this when the user has scored answers; never score for them.
+        Example: record_scores(comparison_id="cmp_…", scores=[…]). Next: read the report.
+        """
+        from tunesmith.evaluation.human import record_scores as record
+
+        found = record(workspace, comparison_id, scores)
+        # The answers were read before they were scored; with them the result of many models would not fit.
+        return found.model_copy(update={"samples": [], "samples_left_out": found.questions})
 
     return [
         ToolSpec(list_models, "List models", read_only=True, idempotent=True),
@@ -248,4 +281,5 @@ def tools(services: Services) -> list[ToolSpec]:
         ToolSpec(register_ollama, "Register in Ollama", destructive=True, open_world=True),
         ToolSpec(ask_model, "Ask a model", read_only=True, open_world=True),
         ToolSpec(compare_models, "Compare models", open_world=True),
+        ToolSpec(record_scores, "Record scores by people", idempotent=True),
     ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio.to_thread
 from pydantic import BaseModel, Field
 
+from tunesmith.models.warm import WarmServers
 from tunesmith.runs.records import Run
 from tunesmith.runs.supervisor import Supervisor
 from tunesmith.runs.watching import Watcher
@@ -39,6 +40,7 @@ class Services:
     runs: Supervisor
     watcher: Watcher
     ollama_host: str | None
+    warm: WarmServers = field(default_factory=WarmServers)
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,6 @@ async def wait_for(services: Services, run_id: str, wait_s: float, **view: Any) 
 async def start(services: Services, kind: str, room: str, args: dict[str, Any], wait_s: float, **options: Any) -> Run:
     """Submit a run of a room's worker and wait for it a while."""
     command = worker_command(room)
+    await anyio.to_thread.run_sync(services.warm.release)  # the run may need the memory
     run_id = await anyio.to_thread.run_sync(lambda: services.runs.submit(kind, command, args, **options))
     return await wait_for(services, run_id, wait_s)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.lineage import lineage
 from tunesmith.data.store import DatasetStore
+from tunesmith.errors import DiskFull
 from tunesmith.files import atomic_folder
+from tunesmith.models.card import write_card
+from tunesmith.models.licences import licence_of
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.store import ModelStore, describe_file
-from tunesmith.models.tokenizer_files import copy_tokenizer
+from tunesmith.models.tokenizer_files import complete_tokenizer, copy_tokenizer
 from tunesmith.training.recipe import Recipe
 from tunesmith.training.records import TrainResult
 from tunesmith.work import Work
@@ -57,6 +62,7 @@ def keep_model(
                 for name in TOKENIZER_FILES:
                     if (base / name).is_file():
                         shutil.copyfile(base / name, temporary / name)
+                complete_tokenizer(temporary)
         store = ModelStore(work.workspace)
         figures = result.model_dump(mode="json", exclude={"model_id", "duration_s"})
         store.new(
@@ -68,12 +74,16 @@ def keep_model(
             run_id=work.run_id,
             dataset_id=dataset_id,
             training=figures,
+            lineage=lineage(work.workspace, dataset_id),
+            base_licence=licence_of(work.workspace, base_model),
             model_id=model_id,
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    store.update(model_id, add_files=[describe_file(folder, folder / kind, kind)])
+    record = store.update(model_id, add_files=[describe_file(folder, folder / kind, kind)])
+    with contextlib.suppress(DiskFull):  # what was learned is there; its card is written again when it is exported
+        write_card(work.workspace, record)
     return model_id
 
 

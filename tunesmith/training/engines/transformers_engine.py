@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast, set_seed
 
 from tunesmith.machine.compute import choose_cpu_dtype
 from tunesmith.machine.packages import numbers
+from tunesmith.models.four_bits import four_bits
+from tunesmith.models.tokenizer_files import read_tokenizer
 from tunesmith.training.engines import attention
 from tunesmith.training.engines.loaded import Loaded
 from tunesmith.training.kernels import keeps_rows_apart
@@ -33,12 +36,7 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None, joins_so_f
     device, name, dtype, reason = _device(recipe, dtype_so_far)
     quantization = None
     if recipe.method == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+        quantization = BitsAndBytesConfig(**four_bits(dtype))
     joins = recipe.packing and joins_so_far is not False and _keeps_rows_apart(base, device)
     if joins:
         attention.register()
@@ -53,7 +51,7 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None, joins_so_f
         **({"quantization_config": quantization, "device_map": {"": 0}} if quantization else {}),
     )
     model.config.use_cache = False
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = _tokenizer(base)
     number = str(dtype).removeprefix("torch.")
     if recipe.adapter is None:
         return Loaded(model, tokenizer, device, name, number, reason, joins)
@@ -68,6 +66,18 @@ def load(base: Path, recipe: Recipe, dtype_so_far: str | None = None, joins_so_f
         task_type="CAUSAL_LM",
     )
     return Loaded(get_peft_model(model, config), tokenizer, device, name, number, reason, joins)
+
+
+def _tokenizer(base: Path) -> Any:
+    """The tokenizer, which only pads here: rows are tokenised before."""
+    if (base / "tokenizer.json").is_file():
+        return AutoTokenizer.from_pretrained(base, local_files_only=True)
+    # Of a tokenizer.model transformers makes another one, which splits text otherwise, and that with further packages.
+    config_path = base / "tokenizer_config.json"
+    config = json.loads(config_path.read_bytes()) if config_path.is_file() else {}
+    names = ("bos_token", "eos_token", "pad_token")
+    special = {name: config[name] for name in names if isinstance(config.get(name), str)}
+    return PreTrainedTokenizerFast(tokenizer_object=read_tokenizer(base), **special)
 
 
 def _keeps_rows_apart(base: Path, device: str) -> bool:

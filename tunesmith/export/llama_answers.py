@@ -1,0 +1,113 @@
+"""Greedy answers of a GGUF through llama.cpp's library, several questions side by side.
+
+Only for a child process of `llama_job`: a failed assertion in C++ ends it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BATCH_TOKENS = 2048
+
+
+@dataclass
+class _Slot:
+    """One question being answered."""
+
+    number: int
+    prompt: Sequence[int]
+    new: list[int] = field(default_factory=list)
+    place: int = 0  # of its newest token in the batch
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many at once, and for how long.
+
+    Attributes:
+        slots: questions side by side; one pass over the weights gives a token to each.
+        beginning_s: no question is begun later than this.
+        ending_s: answers that still grow then are cut.
+    """
+
+    slots: int
+    beginning_s: float
+    ending_s: float
+
+
+def answer_greedily(
+    model: Any, prompts: Sequence[Sequence[int]], limit: int, pace: Pace, threads: int
+) -> list[dict[str, Any]]:
+    """Answer `prompts` in their order, as far as time allows.
+
+    Args:
+        model: cyllama's LlamaModel.
+        prompts: token ids, at most 2,048 each.
+        limit: new tokens an answer may take.
+        threads: processor cores.
+
+    Returns:
+        Of each begun question `number` (its place in `prompts`), `tokens` (the new ids without the one that ended
+        the answer) and `stopped` (it ended by itself; false: at the limit; null: time ran out).
+    """
+    from cyllama.llama import llama_cpp
+
+    vocabulary = model.get_vocab()
+    slots = max(1, min(pace.slots, len(prompts)))
+    context = _context(model, slots, max(map(len, prompts)) + limit, threads)
+    batch = llama_cpp.LlamaBatch(n_tokens=BATCH_TOKENS, embd=0, n_seq_max=1)
+    sampler = llama_cpp.LlamaSampler()
+    sampler.add_greedy()
+    waiting = list(enumerate(prompts))[::-1]
+    active: dict[int, _Slot] = {}
+    answers: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    while waiting or active:
+        passed = time.monotonic() - begun
+        if passed > pace.ending_s or (passed > pace.beginning_s and not active):
+            break
+        batch.clear()
+        for place, slot in active.items():
+            _add(batch, [slot.new[-1]], len(slot.prompt) + len(slot.new) - 1, place, slot)
+        free = [place for place in range(slots) if place not in active]
+        while free and waiting and passed <= pace.beginning_s:
+            if batch.n_tokens + len(waiting[-1][1]) > BATCH_TOKENS:
+                break
+            number, prompt = waiting.pop()
+            place = free.pop()
+            active[place] = slot = _Slot(number, prompt)
+            _add(batch, prompt, 0, place, slot)
+        context.decode(batch)
+        for place, slot in list(active.items()):
+            token = sampler.sample(context, slot.place)
+            ended = vocabulary.is_eog(token)
+            if not ended:
+                slot.new.append(token)
+            if ended or len(slot.new) >= limit:
+                answers.append({"number": slot.number, "tokens": slot.new, "stopped": ended})
+                context.memory_seq_rm(place, -1, -1)
+                del active[place]
+    answers += [{"number": slot.number, "tokens": slot.new, "stopped": None} for slot in active.values()]
+    return sorted(answers, key=lambda found: found["number"])
+
+
+def _context(model: Any, slots: int, longest: int, threads: int) -> Any:
+    from cyllama.llama import llama_cpp
+
+    parameters = llama_cpp.LlamaContextParams()
+    parameters.n_seq_max = slots
+    parameters.n_ctx = slots * -(-longest // 256) * 256  # shared out evenly
+    parameters.n_batch = BATCH_TOKENS
+    parameters.n_ubatch = 512
+    parameters.n_threads = parameters.n_threads_batch = threads
+    return llama_cpp.LlamaContext(model, parameters)
+
+
+def _add(batch: Any, tokens: Sequence[int], first: int, sequence: int, slot: _Slot) -> None:
+    """Append `tokens` of one sequence, the first at position `first`; the last one's prediction is wanted."""
+    for offset, token in enumerate(tokens):
+        batch.add(token, first + offset, [sequence], offset == len(tokens) - 1)
+    slot.place = batch.n_tokens - 1
