@@ -71,7 +71,7 @@ def test_the_server_answers_over_stdio_without_torch(tmp_path: Path) -> None:
         async with Client(command) as client:
             return len((await client.list_tools()).tools)
 
-    assert anyio.run(main) == 22
+    assert anyio.run(main) == 23
 
 
 @pytest.mark.slow

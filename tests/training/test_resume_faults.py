@@ -67,7 +67,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_newest_finished_checkpoint
 
 
 @pytest.mark.fault("F17")
-@pytest.mark.parametrize("damage", ["truncated", "one byte"])
+@pytest.mark.parametrize("damage", [pytest.param("truncated", marks=pytest.mark.faults), "one byte"])
 def test_a_damaged_checkpoint_is_never_used_and_is_named(workspace, new_dataset, tiny_base, start_worker, damage):
     arguments = arguments_for(workspace, new_dataset(make_rows(24)), tiny_base)
     process, run_dir = start_worker(arguments)
@@ -129,6 +129,7 @@ def resume_after_random_kills(workspace, new_dataset, tiny_base, start_worker, m
 
 
 @pytest.mark.fault("F25")
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_runs_killed_at_random_moments_end_like_an_undisturbed_one(workspace, new_dataset, tiny_base, start_worker):
     resume_after_random_kills(workspace, new_dataset, tiny_base, start_worker, moments=3, seed=25)
