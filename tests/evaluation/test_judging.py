@@ -31,8 +31,6 @@ from tunesmith.models.serving import child_environment
 from tunesmith.work import Work
 from tunesmith.workspace import Workspace
 
-# A request in flight when a comparison is killed or cancelled is left to its thread, and its socket to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 NewWork = Callable[..., Work]
 Script = Callable[[dict[str, Any]], Any]
 
