@@ -15,13 +15,13 @@ from tunesmith.evaluation.report_figures import (
     Differences,
     Scored,
     agreement_text,
+    by_question_and_label,
     certainty,
     differences,
     pair_cells,
     provenance,
     rubric_rows,
     score_cells,
-    scores_text,
     shown_pairs,
 )
 from tunesmith.evaluation.report_text import cut, headline, printable, room_for_answers
@@ -96,14 +96,7 @@ def _answers(
     found: Differences,
     scores: Mapping[str, Sequence[Scored]],
 ) -> Iterator[str]:
-    by_question: dict[int, list[Answer]] = {}
-    for given in answers.values():
-        for answer in given:
-            by_question.setdefault(answer.question, []).append(answer)
-    noted: dict[tuple[int, str], list[str]] = {}
-    for who, given in scores.items():
-        for one in given:
-            noted.setdefault((one.question, one.label), []).append(scores_text(who, one))
+    by_question, noted = by_question_and_label(answers, scores)
     room = room_for_answers(sum(map(len, by_question.values())))
     yield from ("", "## Answers", "")
     for question in questions:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from tunesmith.evaluation.records import Answer, Question
-from tunesmith.evaluation.report_figures import Differences, Scored, scores_text
+from tunesmith.evaluation.report_figures import Differences, Scored, by_question_and_label
 from tunesmith.evaluation.report_text import cut, printable, room_for_answers
 
 OPEN_QUESTIONS = 6  # more of them stay folded, so that a page of 500 can be looked over
@@ -26,14 +26,7 @@ def answers_html(
         answers: by label.
         scores: by who gave them: `judge`, `people`.
     """
-    by_question: dict[int, list[Answer]] = {}
-    for given in answers.values():
-        for answer in given:
-            by_question.setdefault(answer.question, []).append(answer)
-    noted: dict[tuple[int, str], list[str]] = {}
-    for who, given in scores.items():
-        for one in given:
-            noted.setdefault((one.question, one.label), []).append(scores_text(who, one))
+    by_question, noted = by_question_and_label(answers, scores)
     room = room_for_answers(sum(map(len, by_question.values())))
     colours = {label: f"var(--m{place % 8})" for place, label in enumerate(answers)}
     parts = [_filter(questions, by_question, found)]

@@ -187,6 +187,26 @@ def agreement_text(comparison: Comparison) -> str:
     )
 
 
+def by_question_and_label(
+    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Sequence[Scored]]
+) -> tuple[dict[int, list[Answer]], dict[tuple[int, str], list[str]]]:
+    """Answers by question, and what was scored as text, by question and label.
+
+    Args:
+        answers: by label.
+        scores: by who gave them: `judge`, `people`.
+    """
+    by_question: dict[int, list[Answer]] = {}
+    for given in answers.values():
+        for answer in given:
+            by_question.setdefault(answer.question, []).append(answer)
+    noted: dict[tuple[int, str], list[str]] = {}
+    for who, given in scores.items():
+        for one in given:
+            noted.setdefault((one.question, one.label), []).append(scores_text(who, one))
+    return by_question, noted
+
+
 def scores_text(who: str, one: Scored) -> str:
     """The scores of one answer, with who gave them and what else they said, where they said it."""
     by, note = getattr(one, "by", None), getattr(one, "note", None)
