@@ -151,6 +151,7 @@ def _answers(
         "prompts": prompts,
         "limit": limit,
         "slots": 8,
+        "cut_loops": False,
         "beginning_s": 3600,
         "ending_s": 3600,
         "threads": threads(),

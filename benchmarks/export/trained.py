@@ -26,8 +26,6 @@ async def train(workspace: Path, steps: int) -> dict[str, Any]:
 
         async def work(tool: str, **arguments: Any) -> dict[str, Any]:
             answer = await call(client, tool, {**arguments, "wait_s": 0})
-            if "state" not in answer:
-                return answer
             run = await finish(client, answer, lambda now: print(now["state"], now["progress"]["message"] or ""))
             if run["state"] != "succeeded":
                 raise SystemExit(f"{tool}: {run['error']}")
@@ -36,7 +34,7 @@ async def train(workspace: Path, steps: int) -> dict[str, Any]:
         found = (await work("extract_qa", source=str(notes)))["dataset"]
         cleaned = await call(client, "clean_dataset", {"dataset_id": found["dataset_id"], "wait_s": 50})
         fraction = round(min(0.4, HELD_OUT / cleaned["kept"]), 3)
-        split = await work("split_dataset", dataset_id=cleaned["dataset_id"], eval_fraction=fraction)
+        split = await call(client, "split_dataset", {"dataset_id": cleaned["dataset_id"], "eval_fraction": fraction})
         recipe = {"max_steps": steps, "learning_rate": 0.001, "eval_steps": max(1, steps // 2), "save_steps": steps}
         dataset = split["dataset_id"]
         made = await work("start_training", dataset_id=dataset, base_model="embedded", recipe=recipe)

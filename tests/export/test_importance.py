@@ -10,7 +10,7 @@ import tokenizers
 
 from tests.export.conftest import QUESTIONS, Tiny
 from tunesmith.errors import CheckFailed
-from tunesmith.export import gguf, importance
+from tunesmith.export import gguf, quantizer_parameters
 from tunesmith.export.held_out import token_rows
 from tunesmith.export.importance import Importance, collect, read_matrix
 from tunesmith.machine.llama_cpp import find_llama_cpp
@@ -68,7 +68,7 @@ def test_a_binding_that_holds_something_else_is_not_written_into() -> None:
             self.nthread = 1
 
     with pytest.raises(LookupError):
-        importance.hand_over(Other(), {"blk.0.attn_q.weight": np.ones(4, np.float32)})
+        quantizer_parameters.hand_over(Other(), {"blk.0.attn_q.weight": np.ones(4, np.float32)}, {})
 
 
 def test_the_users_own_quantiser_is_given_the_file(made: tuple[Path, Importance], tmp_path: Path) -> None:

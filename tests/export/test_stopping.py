@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.export.conftest import QUESTIONS, Tiny
 from tunesmith.errors import CheckFailed
 from tunesmith.export import stopping
 from tunesmith.export.exporting import HeldOut, export_model
+from tunesmith.export.llama_answers import repeats_itself
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.records import StopRate
 from tunesmith.export.stopping import ask, judge, questions
@@ -52,6 +54,32 @@ def test_answers_that_mostly_go_on_fail_with_their_figures_and_some_are_noted() 
     assert "5 of 5 answers" in (judge(found(5, 0)) or "")
 
 
+@pytest.mark.parametrize("passage", [[7], list(range(24))])
+def test_an_answer_that_says_one_passage_again_and_again_is_seen(passage: list[int]) -> None:
+    loop = [100, 101, *passage * 96][:98]
+    assert repeats_itself(loop)
+    assert not repeats_itself(loop[:97]), "shorter than what proves it"
+    assert not repeats_itself([*loop[:-1], 99])
+    assert not repeats_itself(list(range(40)) * 4), "a long list may have lines that are alike"
+
+
+def test_loops_count_as_endless_unless_the_data_has_such_answers(tiny: Tiny, f16: Path) -> None:
+    tokenizer = tokenizers.Tokenizer.from_file(str(tiny.base / "tokenizer.json"))
+    ruled = [conversation("Draw a line.", "-|" * 120)]
+    assert not questions(HELD_OUT, ruled, tiny.prompt_format, tokenizer).cut_loops
+    what = questions(HELD_OUT, [conversation("Q", " ".join(map(str, range(150))))], tiny.prompt_format, tokenizer)
+    assert what.cut_loops
+    # Random weights go round in circles sooner or later.
+    found = ask(f16, "f16", what, check=lambda: None)
+    whole = ask(f16, "f16", replace(what, cut_loops=False), check=lambda: None)
+    assert found is not None
+    assert whole is not None
+    assert (found.asked, found.stopped) == (whole.asked, whole.stopped)
+    assert found.repeated > 0 == whole.repeated
+    with pytest.raises(CheckFailed, match=rf"again and again \({found.repeated}\)"):
+        judge(found)
+
+
 def test_a_file_that_never_ends_its_answers_is_refused(tiny: Tiny, f16: Path) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny.base / "tokenizer.json"))
     what = questions(HELD_OUT, [], tiny.prompt_format, tokenizer)
@@ -75,7 +103,15 @@ def test_the_f16_file_answers_token_for_token_as_the_weights_do(tiny: Tiny, f16:
 
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny.base / "tokenizer.json"))
     prompts = questions(HELD_OUT, [], tiny.prompt_format, tokenizer).prompts
-    order = {"model": str(f16), "prompts": prompts, "limit": 24, "slots": 5, "beginning_s": 60, "ending_s": 60}
+    order = {
+        "model": str(f16),
+        "prompts": prompts,
+        "limit": 24,
+        "slots": 5,
+        "cut_loops": False,
+        "beginning_s": 60,
+        "ending_s": 60,
+    }
     answers = run_job("answer", {**order, "threads": 1}, check=lambda: None)["answers"]
     model: Any = AutoModelForCausalLM.from_pretrained(tiny.base, dtype=torch.float32)
     compared = 0
@@ -103,7 +139,7 @@ def test_a_sound_model_passes_with_its_stop_rate_and_the_better_of_two_tries(tin
     held_out = HeldOut(HELD_OUT, "eval", training=[conversation(f"Why {n}?", "It is so. " * 5) for n in range(25)])
     result = export_model(tiny.workspace, record.model_id, quantizations=["q8_0", "q4_0"], held_out=held_out)
     assert result.stop_rate is not None
-    assert result.stop_rate.model_dump(exclude={"limit_tokens"}) == {
+    assert result.stop_rate.model_dump(exclude={"limit_tokens", "repeated"}) == {
         "quantization": "q4_0", "asked": 12, "stopped": 12, "rate": 1.0,
     }  # fmt: skip
     fine, coarse = result.files

@@ -15,6 +15,7 @@ from tunesmith.export import convert_child
 from tunesmith.export.child import ChildFailed, run_child
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.quantizations import QUANTIZATIONS
+from tunesmith.export.quantizer_parameters import pattern
 from tunesmith.machine.records import LlamaCpp
 from tunesmith.models.pre_tokenizer import by_rules
 from tunesmith.models.tokenizer_files import runtime_name
@@ -59,7 +60,14 @@ def convert_adapter(tools: LlamaCpp, adapter: Path, base: Path, output: Path, ou
 
 
 def quantise(
-    tools: LlamaCpp, source: Path, output: Path, quantization: str, *, check: Check, matrix: Path | None = None
+    tools: LlamaCpp,
+    source: Path,
+    output: Path,
+    quantization: str,
+    *,
+    check: Check,
+    matrix: Path | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> None:
     """Write the 16-bit GGUF `source` in a coarser precision.
 
@@ -67,6 +75,7 @@ def quantise(
 
     Args:
         matrix: an importance matrix, as `importance.collect` writes it.
+        types: tensor → GGML type such as Q5_0, where it is not to be llama.cpp's choice.
 
     Raises:
         MissingExtra: there is neither.
@@ -76,11 +85,13 @@ def quantise(
     try:
         if quantizer.startswith("package:"):
             ftype = QUANTIZATIONS[quantization].ftype
-            guide = str(matrix) if matrix else None
-            order = {"input": str(source), "output": str(output), "ftype": ftype, "threads": threads(), "matrix": guide}
-            run_job("quantise", order, check=check)
+            order = {"input": str(source), "output": str(output), "ftype": ftype, "threads": threads()}
+            more = {"matrix": str(matrix) if matrix else None, "types": dict(types or {})}
+            run_job("quantise", {**order, **more}, check=check)
         else:
-            guide = ["--imatrix", matrix] if matrix else []
+            guide: list[str | Path] = ["--imatrix", matrix] if matrix else []
+            for tensor, kind in (types or {}).items():
+                guide += ["--tensor-type", f"{pattern(tensor)}={kind.lower()}"]
             run_child([quantizer, *guide, source, output, quantization.upper(), str(threads())], check=check)
     except ChildFailed as failure:
         raise failed(failure, f"quantising to {quantization}") from failure

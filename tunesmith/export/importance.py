@@ -12,7 +12,6 @@ measured on is in it.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,81 +108,6 @@ def read_matrix(path: Path) -> dict[str, np.ndarray]:
         for name, sums in tensors.items()
         if name.endswith(SUMS)
     }
-
-
-class _Entry(ctypes.Structure):
-    """llama.h: struct llama_model_imatrix_data."""
-
-    _fields_ = (("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t))
-
-
-class _Parameters(ctypes.Structure):
-    """llama.h: struct llama_model_quantize_params."""
-
-    _fields_ = (
-        ("nthread", ctypes.c_int32),
-        ("ftype", ctypes.c_int),
-        ("output_tensor_type", ctypes.c_int),
-        ("token_embedding_type", ctypes.c_int),
-        ("allow_requantize", ctypes.c_bool),
-        ("quantize_output_tensor", ctypes.c_bool),
-        ("only_copy", ctypes.c_bool),
-        ("pure", ctypes.c_bool),
-        ("keep_split", ctypes.c_bool),
-        ("dry_run", ctypes.c_bool),
-        ("imatrix", ctypes.c_void_p),
-        ("kv_overrides", ctypes.c_void_p),
-        ("tt_overrides", ctypes.c_void_p),
-        ("prune_layers", ctypes.c_void_p),
-    )
-
-
-_SETTABLE = tuple(field[0] for field in _Parameters._fields_[:10])
-_POINTERS = tuple(field[0] for field in _Parameters._fields_[10:])
-
-
-def hand_over(parameters: Any, matrix: dict[str, np.ndarray]) -> Any:
-    """Give the packaged quantiser a matrix.
-
-    The binding's object holds llama.cpp's structure and has no setter for this one pointer, so it is written into the
-    structure itself, after every other field was found where llama.h has it.
-
-    Args:
-        parameters: cyllama's LlamaModelQuantizeParams, all else set.
-
-    Returns:
-        What must stay alive while the quantiser works.
-
-    Raises:
-        LookupError: this version of the binding holds something else.
-    """
-    import numpy as np
-
-    place = type(parameters).__basicsize__ - ctypes.sizeof(_Parameters)
-    if place < object.__basicsize__:
-        raise LookupError("the binding's parameters are smaller than llama.cpp's")
-    inside = _Parameters.from_address(id(parameters) + place)
-    _recognise(parameters, inside)
-    arrays = [np.ascontiguousarray(values, dtype=np.float32) for values in matrix.values()]
-    entries = (_Entry * (len(arrays) + 1))()  # the last, without a name, ends the list
-    for entry, name, values in zip(entries, matrix, arrays, strict=False):
-        entry.name = name.encode()
-        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        entry.size = values.size
-    inside.imatrix = ctypes.addressof(entries)
-    return entries, arrays
-
-
-def _recognise(parameters: Any, inside: _Parameters) -> None:
-    """Change each field through the binding and see that it changes here."""
-    for name in _SETTABLE:
-        before = getattr(parameters, name)
-        for value in (not before, before) if isinstance(before, bool) else (before + 1, before):
-            setattr(parameters, name, value)
-            if getattr(inside, name) != value:
-                raise LookupError(f"the binding's parameters have {name} elsewhere")
-    if any(getattr(inside, name) for name in _POINTERS):
-        raise LookupError("the binding's parameters have something else where pointers should be")
 
 
 def _adder(sums: dict[str, Any], name: str) -> Callable[[Any, tuple[Any, ...]], None]:

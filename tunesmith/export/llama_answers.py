@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BATCH_TOKENS = 2048
+# Greedy answers that say one passage of at most PASSAGE tokens for so many tokens do not leave it again.
+PASSAGE, REPEATED = 24, 96
+
+
+def repeats_itself(tokens: Sequence[int]) -> bool:
+    """Whether the last 96 tokens are one passage of at most 24 again and again."""
+    end = list(tokens[-REPEATED:])
+    return len(end) == REPEATED and any(end[size:] == end[:-size] for size in range(1, PASSAGE + 1))
 
 
 @dataclass
@@ -29,11 +37,13 @@ class Pace:
 
     Attributes:
         slots: questions side by side; one pass over the weights gives a token to each.
+        cut_loops: end an answer that repeats itself.
         beginning_s: no question is begun later than this.
         ending_s: answers that still grow then are cut.
     """
 
     slots: int
+    cut_loops: bool
     beginning_s: float
     ending_s: float
 
@@ -51,7 +61,8 @@ def answer_greedily(
 
     Returns:
         Of each begun question `number` (its place in `prompts`), `tokens` (the new ids without the one that ended
-        the answer) and `stopped` (it ended by itself; false: at the limit; null: time ran out).
+        the answer), `stopped` (it ended by itself; false: at the limit or in a loop; null: time ran out) and `repeats`
+        (it was ended in a loop).
     """
     from cyllama.llama import llama_cpp
 
@@ -86,12 +97,17 @@ def answer_greedily(
             ended = vocabulary.is_eog(token)
             if not ended:
                 slot.new.append(token)
-            if ended or len(slot.new) >= limit:
-                answers.append({"number": slot.number, "tokens": slot.new, "stopped": ended})
+            loops = not ended and pace.cut_loops and repeats_itself(slot.new)
+            if ended or loops or len(slot.new) >= limit:
+                answers.append(_answer(slot, ended, loops))
                 context.memory_seq_rm(place, -1, -1)
                 del active[place]
-    answers += [{"number": slot.number, "tokens": slot.new, "stopped": None} for slot in active.values()]
+    answers += [_answer(slot, None, False) for slot in active.values()]
     return sorted(answers, key=lambda found: found["number"])
+
+
+def _answer(slot: _Slot, stopped: bool | None, repeats: bool) -> dict[str, Any]:
+    return {"number": slot.number, "tokens": slot.new, "stopped": stopped, "repeats": repeats}
 
 
 def _context(model: Any, slots: int, longest: int, threads: int) -> Any:

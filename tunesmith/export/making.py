@@ -17,6 +17,7 @@ from tunesmith.export.child import ChildFailed
 from tunesmith.export.handing_out import MadeFile
 from tunesmith.export.importance import Importance, collect
 from tunesmith.export.llama_job import run_job
+from tunesmith.export.narrow_rows import better_types
 from tunesmith.export.quality import Reference, TokenRow, judge
 from tunesmith.export.quantizations import QUANTIZATIONS
 from tunesmith.export.records import Divergence, MatrixTrial
@@ -76,6 +77,7 @@ class FileMaker:
         """
         self.say(f"Quantising to {quantization}")
         gguf.quantise(self.tools, source, path, quantization, check=self.check)
+        self._better_types(source, path, quantization)
         if self.reference is None:
             return MadeFile(path, quantization)
         matrix = self._importance(source) if QUANTIZATIONS[quantization].guided else None
@@ -83,6 +85,23 @@ class FileMaker:
         found = found or self._divergence(path, quantization)
         judge(quantization, found)
         return MadeFile(path, quantization, found, trial)
+
+    def _better_types(self, source: Path, path: Path, quantization: str) -> None:
+        """Quantise again where llama.cpp's types for narrow rows are not the nearest to these weights."""
+        types = better_types(source, path)
+        if not types:
+            return
+        other = self.scratch / f"nearer-{path.name}"
+        try:
+            gguf.quantise(self.tools, source, other, quantization, check=self.check, types=types)
+        except CheckFailed as failure:
+            # A quantiser that cannot be told types, or another version of the binding. The first file is sound.
+            other.unlink(missing_ok=True)
+            self.notes.append(
+                f"{quantization} was left as llama.cpp makes it: {failure.message.splitlines()[-1][:200]}"
+            )
+            return
+        other.replace(path)
 
     def measure(self, path: Path, quantization: str) -> MadeFile:
         """A file that was converted, with its divergence, judged."""

@@ -50,6 +50,7 @@ class StopRate(Record):
     quantization: str = Field(description="The file that was asked.")
     asked: int = Field(description="Questions answered.")
     stopped: int = Field(description="Answers that ended by themselves.")
+    repeated: int = Field(default=0, description="Answers ended because they said one passage again and again.")
     rate: float = Field(description="stopped / asked.")
     limit_tokens: int = Field(description="Tokens an answer was given: twice the longest trained one, at most 512.")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import CheckFailed
 from tunesmith.export import gguf
 from tunesmith.export.child import ChildFailed
+from tunesmith.export.llama_answers import repeats_itself
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.records import StopRate
 
@@ -42,11 +43,13 @@ class Questions:
         prompts: token ids up to where the answer begins, as in training.
         longest: tokens of the longest trained answer.
         limit: tokens after which an answer counts as endless.
+        cut_loops: an answer that repeats itself counts as endless: no trained one does.
     """
 
     prompts: list[list[int]]
     longest: int
     limit: int
+    cut_loops: bool = True
 
 
 def questions(
@@ -67,11 +70,11 @@ def questions(
     """
     known = [turn for messages in trained if (turn := _last_turn(messages, prompt_format, tokenizer))]
     found = [turn for messages in asked if (turn := _last_turn(messages, prompt_format, tokenizer))]
-    longest = max((length for _, length in known or found), default=0)
+    longest = max((len(answer) for _, answer in known or found), default=0)
     limit = min(MAX_LIMIT, max(MIN_LIMIT, 2 * longest))
-    prompts = [prompt for prompt, length in found if len(prompt) <= MAX_PROMPT and length <= limit]
+    prompts = [prompt for prompt, answer in found if len(prompt) <= MAX_PROMPT and len(answer) <= limit]
     different = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
-    return Questions(different[:at_most], longest, limit)
+    return Questions(different[:at_most], longest, limit, not any(_loops(answer) for _, answer in known or found))
 
 
 def ask(path: Path, quantization: str, what: Questions, *, check: Callable[[], None]) -> StopRate | None:
@@ -93,6 +96,7 @@ def ask(path: Path, quantization: str, what: Questions, *, check: Callable[[], N
         "prompts": what.prompts,
         "limit": what.limit,
         "slots": SLOTS if path.stat().st_size < LARGE_BYTES else SLOTS_OF_LARGE,
+        "cut_loops": what.cut_loops,
         "beginning_s": BEGINNING_S,
         "ending_s": ENDING_S,
         "threads": gguf.threads(),
@@ -110,6 +114,7 @@ def ask(path: Path, quantization: str, what: Questions, *, check: Callable[[], N
         quantization=quantization,
         asked=len(answers),
         stopped=stopped,
+        repeated=sum(answer["repeats"] for answer in answers),
         rate=round(stopped / len(answers), 4),
         limit_tokens=min([what.limit, *cut]),
     )
@@ -123,6 +128,8 @@ def judge(found: StopRate) -> str | None:
     """
     within = f"{found.asked - found.stopped} of {found.asked} answers to held-out questions went on after "
     within += f"{found.limit_tokens} tokens"
+    if found.repeated:
+        within += f" or said one passage again and again ({found.repeated})"
     if found.asked >= MIN_JUDGED and found.rate < WORST_RATE:
         raise CheckFailed(
             f"The {found.quantization} file does not end its answers by itself: {within}, where the longest answer "
@@ -136,11 +143,15 @@ def judge(found: StopRate) -> str | None:
 
 def _last_turn(
     messages: Sequence[Any], prompt_format: PromptFormat, tokenizer: tokenizers.Tokenizer
-) -> tuple[list[int], int] | None:
-    """(token ids before the last answer, tokens of that answer), tokenised segment by segment as in training."""
+) -> tuple[list[int], list[int]] | None:
+    """Token ids before the last answer, and that answer's, tokenised segment by segment as in training."""
     segments = prompt_format.segments(messages)
     last = max((number for number, segment in enumerate(segments) if segment.trained), default=0)
     if last == 0:
         return None
     encoded = [tokenizer.encode(segment.text, add_special_tokens=False).ids for segment in segments[: last + 1]]
-    return [token for ids in encoded[:last] for token in ids], len(encoded[last])
+    return [token for ids in encoded[:last] for token in ids], encoded[last]
+
+
+def _loops(answer: Sequence[int]) -> bool:
+    return any(repeats_itself(answer[:end]) for end in range(1, len(answer) + 1))
