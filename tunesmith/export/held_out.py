@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tunesmith.models.prompt_format import PromptFormat
 
 # Enough for a mean divergence to a tenth, few enough for a laptop: two cores read 300 tokens/s of a 135M model.
-MAX_TOKENS = 1024
-MAX_POSITIONS = 1024
+MAX_TOKENS = 512
+MAX_POSITIONS = 512
 MAX_ROW_TOKENS = 512
 
 

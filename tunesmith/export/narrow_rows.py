@@ -10,7 +10,12 @@ from the middle of its block, all errors in one direction.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from tunesmith.models.gguf_file import TensorPlace, read_gguf
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INSTEAD = "Q5_1"
 NEARER = "Q5_0"
@@ -25,32 +30,39 @@ def better_types(source: Path, plain: Path) -> dict[str, str]:
     """How the tensors of `plain` should be stored where llama.cpp's choice is not the nearest.
 
     Args:
-        source: the 16-bit GGUF.
+        source: the f16 GGUF.
         plain: the same model as llama.cpp quantises it.
 
     Returns:
         Tensor → GGML type, of every quantised tensor: llama.cpp gives out its mixture layer by layer, and counts only
         those it was told nothing about. Empty where it chose well or had no need of another type.
     """
-    from gguf import GGUFReader
+    from gguf import GGMLQuantizationType
 
-    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(plain).tensors}
+    types = {tensor.name: GGMLQuantizationType(tensor.kind).name for tensor in read_gguf(plain).tensors}
     chosen = [name for name, kind in types.items() if kind == INSTEAD]
     if not chosen:
         return {}
-    weights = {tensor.name: tensor for tensor in GGUFReader(source).tensors}
-    sampled = [weights[name] for name in chosen[:: -(-len(chosen) // SAMPLED_TENSORS)]]
-    if sum(_error(tensor, NEARER) for tensor in sampled) >= sum(_error(tensor, INSTEAD) for tensor in sampled):
+    weights = {tensor.name: tensor for tensor in read_gguf(source).tensors}
+    sampled = [_rows(source, weights[name]) for name in chosen[:: -(-len(chosen) // SAMPLED_TENSORS)]]
+    if sum(_error(rows, NEARER) for rows in sampled) >= sum(_error(rows, INSTEAD) for rows in sampled):
         return {}
     better = {name: SPENT_AS if f".{SPENT_ON}." in name else NEARER for name in chosen}
     return {name: kind for name, kind in (types | better).items() if kind not in UNQUANTISED}
 
 
-def _error(tensor: Any, kind: str) -> float:
+def _rows(file: Path, tensor: TensorPlace) -> np.ndarray:
+    """The first rows of a 16-bit tensor, float32 of shape (rows, columns)."""
+    import numpy as np
+
+    shape = (min(SAMPLED_ROWS, tensor.shape[0]), tensor.shape[1])
+    return np.memmap(file, dtype="<f2", mode="r", offset=tensor.offset, shape=shape).astype(np.float32)
+
+
+def _error(rows: np.ndarray, kind: str) -> float:
     """Mean square of what rounding to a type changes, against that of the weights."""
     import numpy as np
     from gguf import GGMLQuantizationType, quants
 
-    rows = quants.dequantize(tensor.data[:SAMPLED_ROWS], tensor.tensor_type)
     rounded = quants.dequantize(quants.quantize(rows, GGMLQuantizationType[kind]), GGMLQuantizationType[kind])
     return float(np.square(rounded - rows).mean() / np.square(rows).mean())
