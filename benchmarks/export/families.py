@@ -17,11 +17,9 @@ import argparse
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.export.families import Chain, dialogues_for, metadata_prompt  # noqa: E402
 from tests.export.family_models import FAMILIES, build  # noqa: E402
+from tests.export.llama_server import post, served  # noqa: E402
 from tests.models.go_template import render as go_render  # noqa: E402
 from tests.models.templates import EXAMPLES  # noqa: E402
 from tunesmith.models.prompt_format import PromptFormat  # noqa: E402
@@ -112,31 +111,6 @@ def compare_templates(name: str, template: str, bos: str | None, eos: str, go: R
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def served(path: str) -> Iterator[str]:
-    """llama.cpp's server on a GGUF."""
-    import xllamacpp
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.hostnames, parameters.port = ["127.0.0.1"], port
-    parameters.n_ctx, parameters.n_parallel, parameters.use_jinja = 512, 1, True
-    server = xllamacpp.Server(parameters)
-    try:
-        yield server.listening_address
-    finally:
-        del server
-
-
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.loads(reply.read())
-
-
 def go_through(name: str, scratch: Path) -> dict[str, Any]:
     """One family's model, from its base to an answer."""
     base = scratch / "bases" / name
@@ -150,7 +124,7 @@ def go_through(name: str, scratch: Path) -> dict[str, Any]:
     files = {file["quantization"]: file for file in result["files"]}
     in_file = metadata_prompt(Path(files["f16"]["path"]))
     by_server = 0
-    with served(files["q8_0"]["path"]) as url:
+    with served(files["q8_0"]["path"], 512) as url:
         for messages, text in zip(dialogues, expected, strict=True):
             # The server leaves the first token to the tokenizer, which adds it.
             shown = post(f"{url}/apply-template", {"messages": messages})["prompt"]

@@ -1,6 +1,6 @@
 """The figures of an export, computed a second time without any of its code, and what the files answer.
 
-    python benchmarks/export/quality.py WORKSPACE MODEL [--only kld,greedy,stop] [--questions 100]
+    python benchmarks/export/quality.py WORKSPACE MODEL [--only kld,parts,greedy,stop] [--questions 100]
 
 MODEL is one that trained.py made; it is exported as f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 and iq4_xs first.
 
@@ -11,6 +11,7 @@ kld     transformers reads each GGUF (its weights dequantised by the gguf packag
         holds.
 greedy  the f16 file's answers against the merged weights' in float32, token by token, and how near the two best
         tokens were where they part.
+parts   which matrices a file's divergence comes from: the merged weights with one kind of matrices taken from the file.
 stop    how many answers to held-out questions end by themselves, coarse file and fine.
 
 The last line is JSON.
@@ -45,6 +46,11 @@ CLOSE = 0.05  # two logits nearer than this may change places by rounding to 16 
 # Types whose kernels take inputs in blocks of 256; the other quantised ones take 32.
 WIDE = {GGMLQuantizationType[name] for name in ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q2_K", "Q3_K")}
 
+MATRICES = {
+    "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
+    "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
+}  # fmt: skip
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +69,7 @@ def main() -> None:
     result = json.loads(ModelStore(workspace).folder(model_id).joinpath("result.json").read_text())
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "kld": lambda: divergences(workspace, model_id, result),
+        "parts": lambda: parts(workspace, model_id, result),
         "greedy": lambda: greedy(workspace, model_id, options.questions),
         "stop": lambda: stopping(workspace, model_id, options.questions),
     }
@@ -92,6 +99,30 @@ def divergences(workspace: Workspace, model_id: str, result: dict[str, Any]) -> 
             "mib": round(file["bytes"] / 2**20, 1),
         }
         print(name, found[name], flush=True)
+    return found
+
+
+def parts(workspace: Workspace, model_id: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Quantisation → matrix → mean KL in nats on the first three rows."""
+    texts, prompt_format, tokenizer, folder = _setting(workspace, model_id)
+    rows = token_rows(texts.conversations, prompt_format, tokenizer)[:3]
+    model = _load(folder / "merged")
+    expected = list(_logprobs(model, rows))
+    found: dict[str, Any] = {}
+    for file in result["files"]:
+        if file["quantization"] not in ("q6_k", "q5_k_m", "q4_k_m"):
+            continue
+        other = dict(_load(Path(file["path"]).parent, gguf_file=Path(file["path"]).name).named_parameters())
+        found[file["quantization"]] = {}
+        for kind in MATRICES:
+            own = {name: weight for name, weight in model.named_parameters() if f".{kind}." in name}
+            kept = {name: weight.data for name, weight in own.items()}
+            for name, weight in own.items():
+                weight.data = other[name].data
+            found[file["quantization"]][kind] = float(f"{_mean_kld(expected, _logprobs(model, rows)):.3g}")
+            for name, weight in own.items():
+                weight.data = kept[name]
+        print("parts", file["quantization"], found[file["quantization"]], flush=True)
     return found
 
 
@@ -178,17 +209,13 @@ def _mean_kld(expected: Sequence[torch.Tensor], candidate: Iterator[torch.Tensor
 
 def _round_inputs(model: Any, path: Path) -> list[Any]:
     """Have each layer's inputs rounded as llama.cpp's kernel for its weight's type rounds them."""
-    names = {
-        "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
-        "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
-    }  # fmt: skip
     kinds = {tensor.name: tensor.tensor_type for tensor in GGUFReader(path).tensors}
     hooks = []
     for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear):
             continue
         parts = name.split(".")
-        tensor = f"blk.{parts[2]}.{names[parts[-1]]}.weight" if len(parts) > 2 else "output.weight"
+        tensor = f"blk.{parts[2]}.{MATRICES[parts[-1]]}.weight" if len(parts) > 2 else "output.weight"
         kind = kinds.get(tensor, kinds["token_embd.weight"])
         hooks.append(module.register_forward_pre_hook(lambda _, inputs, kind=kind: (_rounded(inputs[0], kind),)))
         if parts[-1] in ("q_proj", "k_proj", "v_proj"):

@@ -7,18 +7,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.export.conftest import Tiny
+from tests.export.llama_server import post, served
 from tests.export.ollama_modelfile import read
 from tunesmith.errors import BadInput, CheckFailed, DiskFull, InvalidArgument, MissingExtra, NotSupported
 from tunesmith.export import exporting, gguf, quantizations
@@ -45,32 +42,6 @@ def exported(tiny: Tiny) -> tuple[ModelRecord, dict[str, Any]]:
     left = tiny.run("export", record, quantizations=["Q4_K_M", "f16"], adapter_only=False, verify=True)
     assert "result" in left, left
     return ModelStore(tiny.workspace).get(record.model_id), left["result"]
-
-
-@contextmanager
-def served(path: str) -> Iterator[str]:
-    """llama.cpp's server on a GGUF, in this process."""
-    import xllamacpp
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.hostnames, parameters.port = ["127.0.0.1"], port
-    parameters.n_ctx, parameters.n_parallel, parameters.use_jinja = 256, 1, True
-    parameters.cpuparams.n_threads = 1
-    server = xllamacpp.Server(parameters)
-    try:
-        yield server.listening_address
-    finally:
-        del server
-
-
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.loads(reply.read())
 
 
 def test_an_export_gives_the_fields_of_the_contract(exported: tuple[ModelRecord, dict[str, Any]], tiny: Tiny) -> None:
