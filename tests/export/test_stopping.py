@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+from gguf import GGUFReader
 
 from tests.export.conftest import QUESTIONS, Tiny
 from tunesmith.errors import CheckFailed
@@ -63,20 +64,25 @@ def test_an_answer_that_says_one_passage_again_and_again_is_seen(passage: list[i
     assert not repeats_itself(list(range(40)) * 4), "a long list may have lines that are alike"
 
 
-def test_loops_count_as_endless_unless_the_data_has_such_answers(tiny: Tiny, f16: Path) -> None:
+def test_loops_count_as_endless_unless_the_data_has_such_answers(tiny: Tiny, f16: Path, tmp_path: Path) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny.base / "tokenizer.json"))
     ruled = [conversation("Draw a line.", "-|" * 120)]
     assert not questions(HELD_OUT, ruled, tiny.prompt_format, tokenizer).cut_loops
     what = questions(HELD_OUT, [conversation("Q", " ".join(map(str, range(150))))], tiny.prompt_format, tokenizer)
     assert what.cut_loops
-    # Random weights go round in circles sooner or later.
-    found = ask(f16, "f16", what, check=lambda: None)
-    whole = ask(f16, "f16", replace(what, cut_loops=False), check=lambda: None)
+    stuck = tmp_path / "stuck.gguf"
+    shutil.copy(f16, stuck)
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(stuck, "r+").tensors}
+    tensors["token_embd.weight"][:, 0] = 5.0
+    tensors["output.weight"][tokenizer.encode("word").ids[0], 0] += 20.0
+    del tensors
+    found = ask(stuck, "f16", what, check=lambda: None)
+    whole = ask(stuck, "f16", replace(what, cut_loops=False), check=lambda: None)
     assert found is not None
     assert whole is not None
-    assert (found.asked, found.stopped) == (whole.asked, whole.stopped)
-    assert found.repeated > 0 == whole.repeated
-    with pytest.raises(CheckFailed, match=rf"again and again \({found.repeated}\)"):
+    assert (found.stopped, found.repeated) == (0, found.asked)
+    assert (whole.stopped, whole.repeated) == (0, 0)
+    with pytest.raises(CheckFailed, match=rf"again and again \({found.asked}\)"):
         judge(found)
 
 

@@ -157,8 +157,13 @@ def space_wanted(parameters: int, merged_bytes: int, quantizations: Sequence[str
     wanted = {"merged weights": merged_bytes, "f16": parameters * 2, "distributions": reference}
     sizes = {name: int(parameters * QUANTIZATIONS[name].bits / 8) for name in quantizations if name != "f16"}
     wanted |= sizes
-    if reference:  # a second try with an importance matrix lies beside the first
-        wanted["a second try"] = max((size for name, size in sizes.items() if QUANTIZATIONS[name].guided), default=0)
+    # A second try lies beside the first: with an importance matrix, if it can be measured, or with other types.
+    tried = [
+        size
+        for name, size in sizes.items()
+        if QUANTIZATIONS[name].falls_back or (reference and QUANTIZATIONS[name].guided)
+    ]
+    wanted["a second try"] = max(tried, default=0)
     return {what: size for what, size in wanted.items() if size}
 
 

@@ -77,7 +77,8 @@ class FileMaker:
         """
         self.say(f"Quantising to {quantization}")
         gguf.quantise(self.tools, source, path, quantization, check=self.check)
-        self._better_types(source, path, quantization)
+        if QUANTIZATIONS[quantization].falls_back:
+            self._better_types(source, path, quantization)
         if self.reference is None:
             return MadeFile(path, quantization)
         matrix = self._importance(source) if QUANTIZATIONS[quantization].guided else None

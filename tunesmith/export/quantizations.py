@@ -20,12 +20,14 @@ class Quantization:
         worst_kld: mean divergence in nats above which the file is not a coarser copy of the model but
             a broken one. Set far above what was seen: see `quality.py`.
         guided: so coarse that trying an importance matrix is worth a second file.
+        falls_back: where rows are narrow it may be made a second time, with other types (`narrow_rows.py`).
     """
 
     ftype: int
     bits: float
     worst_kld: float
     guided: bool = False
+    falls_back: bool = False
 
 
 QUANTIZATIONS: dict[str, Quantization] = {
@@ -33,7 +35,7 @@ QUANTIZATIONS: dict[str, Quantization] = {
     "bf16": Quantization(ftype=32, bits=16.1, worst_kld=0.05),
     "q8_0": Quantization(ftype=7, bits=8.6, worst_kld=0.2),
     "q6_k": Quantization(ftype=18, bits=8.3, worst_kld=0.3),
-    "q5_k_m": Quantization(ftype=17, bits=6.8, worst_kld=1.0),
+    "q5_k_m": Quantization(ftype=17, bits=6.8, worst_kld=1.0, falls_back=True),
     "q4_k_m": Quantization(ftype=15, bits=6.4, worst_kld=1.0),
     "q4_0": Quantization(ftype=2, bits=5.6, worst_kld=1.5, guided=True),
     "iq4_xs": Quantization(ftype=30, bits=5.6, worst_kld=1.5, guided=True),
