@@ -69,7 +69,7 @@ def main() -> None:
     result = json.loads(ModelStore(workspace).folder(model_id).joinpath("result.json").read_text())
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "kld": lambda: divergences(workspace, model_id, result),
-        "parts": lambda: parts(workspace, model_id, result),
+        "parts": lambda: by_matrix(workspace, model_id, result),
         "greedy": lambda: greedy(workspace, model_id, options.questions),
         "stop": lambda: stopping(workspace, model_id, options.questions),
     }
@@ -102,7 +102,7 @@ def divergences(workspace: Workspace, model_id: str, result: dict[str, Any]) -> 
     return found
 
 
-def parts(workspace: Workspace, model_id: str, result: dict[str, Any]) -> dict[str, Any]:
+def by_matrix(workspace: Workspace, model_id: str, result: dict[str, Any]) -> dict[str, Any]:
     """Quantisation → matrix → mean KL in nats on the first three rows."""
     texts, prompt_format, tokenizer, folder = _setting(workspace, model_id)
     rows = token_rows(texts.conversations, prompt_format, tokenizer)[:3]
