@@ -83,7 +83,7 @@ def divergences(workspace: Workspace, model_id: str, result: dict[str, Any]) -> 
     expected = list(_logprobs(_load(folder / "merged"), rows))
     found = {}
     for file in result["files"]:
-        model = _load(Path(file["path"]).parent, gguf_file=Path(file["path"]).name)
+        model = _load_gguf(Path(file["path"]))
         weights = _mean_kld(expected, _logprobs(model, rows))
         hooks = _round_inputs(model, Path(file["path"]))
         kernels = _mean_kld(expected, _logprobs(model, rows))
@@ -112,7 +112,7 @@ def by_matrix(workspace: Workspace, model_id: str, result: dict[str, Any]) -> di
     for file in result["files"]:
         if file["quantization"] not in ("q6_k", "q5_k_m", "q4_k_m"):
             continue
-        other = dict(_load(Path(file["path"]).parent, gguf_file=Path(file["path"]).name).named_parameters())
+        other = dict(_load_gguf(Path(file["path"])).named_parameters())
         found[file["quantization"]] = {}
         for kind in MATRICES:
             own = {name: weight for name, weight in model.named_parameters() if f".{kind}." in name}
@@ -192,6 +192,10 @@ def _answers(
 
 def _load(folder: Path, **more: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **more).eval()
+
+
+def _load_gguf(path: Path) -> Any:
+    return _load(path.parent, gguf_file=path.name)
 
 
 def _logprobs(model: Any, rows: Sequence[Any]) -> Iterator[torch.Tensor]:

@@ -18,7 +18,10 @@ PASSAGE, REPEATED = 24, 96
 def repeats_itself(tokens: Sequence[int]) -> bool:
     """Whether the last 96 tokens are one passage of at most 24 again and again."""
     end = list(tokens[-REPEATED:])
-    return len(end) == REPEATED and any(end[size:] == end[:-size] for size in range(1, PASSAGE + 1))
+    # The last token alone rules out most sizes: this is asked after every token.
+    return len(end) == REPEATED and any(
+        end[-1] == end[-1 - size] and end[size:] == end[:-size] for size in range(1, PASSAGE + 1)
+    )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from the middle of its block, all errors in one direction.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,8 @@ def _rows(file: Path, tensor: TensorPlace) -> np.ndarray:
     """The first rows of a 16-bit tensor, float32 of shape (rows, columns)."""
     import numpy as np
 
-    shape = (min(SAMPLED_ROWS, tensor.shape[0]), tensor.shape[1])
+    *outer, columns = tensor.shape  # of experts there are several matrices in one tensor
+    shape = (min(SAMPLED_ROWS, math.prod(outer)), columns)
     return np.memmap(file, dtype="<f2", mode="r", offset=tensor.offset, shape=shape).astype(np.float32)
 
 

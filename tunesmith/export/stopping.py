@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import CheckFailed
 from tunesmith.export import gguf
 from tunesmith.export.child import ChildFailed
-from tunesmith.export.llama_answers import repeats_itself
+from tunesmith.export.llama_answers import REPEATED, repeats_itself
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.records import StopRate
 
@@ -154,4 +154,4 @@ def _last_turn(
 
 
 def _loops(answer: Sequence[int]) -> bool:
-    return any(repeats_itself(answer[:end]) for end in range(1, len(answer) + 1))
+    return any(repeats_itself(answer[end - REPEATED : end]) for end in range(REPEATED, len(answer) + 1))
