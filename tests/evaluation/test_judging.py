@@ -376,6 +376,9 @@ def test_a_killed_comparison_asks_neither_models_nor_judge_twice(new_work: NewWo
         (folder,) = wait_for(lambda: list(workspace.comparisons.glob("cmp_*")), end)
         wait_for(lambda: len((folder / "judgements.jsonl").read_bytes().splitlines()) == 11, end)
         wait_for(lambda: len((folder / "answers.jsonl").read_bytes().splitlines()) == 16, end)
+        # The judge is asked 16 at a time. All have arrived, so that none of the killed worker's
+        # requests is counted among the next one's.
+        wait_for(lambda: len(bench.requests) == 11 + 16, end)
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait(10)
         kept = {text(json.loads(line)["key"]) for line in (folder / "judgements.jsonl").read_bytes().splitlines()}

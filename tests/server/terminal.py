@@ -29,7 +29,8 @@ class Terminal:
         removed = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
         variables = {name: value for name, value in os.environ.items() if name not in removed}
         self.process = subprocess.Popen(
-            # It takes its standard input as the terminal it is controlled by, then becomes tunesmith.
+            # It takes its standard input as the terminal it is controlled by, then becomes tunesmith. What runs the
+            # tests may ignore Ctrl-C, as all that a script starts with & does; a program at a prompt does not.
             [sys.executable, "-c", _TAKE_TERMINAL, *arguments],
             stdin=theirs,
             stdout=theirs,
@@ -95,6 +96,7 @@ class Terminal:
 
 
 _TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "signal.signal(signal.SIGINT, signal.SIG_DFL);"
     "os.execv(sys.executable, [sys.executable, '-m', 'tunesmith', *sys.argv[1:]])"
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.training.warm_workers import WarmWorker
 from tunesmith.data.records import Message, Row, Source
 from tunesmith.data.store import DatasetStore
 from tunesmith.models.store import ModelStore
@@ -19,6 +20,7 @@ from tunesmith.training.recipe import parse_options
 from tunesmith.work import run_by_hand
 from tunesmith.workspace import Workspace
 
+Worker = subprocess.Popen[bytes] | WarmWorker
 BUILDER = Path(__file__).with_name("tiny_model.py")
 # A short run that looks and saves often, with dropout, so that the state of the random numbers matters.
 RESUMABLE = {
@@ -72,25 +74,21 @@ def new_dataset(workspace: Workspace) -> Callable[[list[Row]], str]:
 
 
 @pytest.fixture
-def start_worker(workspace: Workspace) -> Callable[..., tuple[subprocess.Popen[bytes], Path]]:
-    """Start the real worker process on arguments; returns it and its run folder."""
-    started: list[subprocess.Popen[bytes]] = []
+def start_worker(request: pytest.FixtureRequest, workspace: Workspace) -> Callable[..., tuple[Worker, Path]]:
+    """Start a worker process on arguments; returns it and its run folder."""
+    started: list[Worker] = []
+    # Unsloth has to be imported before what the warm ones have.
+    start_process = _cold_worker if request.node.get_closest_marker("gpu") else WarmWorker
 
     def start(
         args: dict[str, Any], before: Callable[[Path], Any] | None = None, **environment: str
-    ) -> tuple[subprocess.Popen[bytes], Path]:
+    ) -> tuple[Worker, Path]:
         run_dir = run_by_hand(workspace, "train", args)
         if before is not None:
             before(run_dir)
-        with (run_dir / "log.txt").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.training.worker", str(run_dir)],
-                stdout=log,
-                stderr=log,
-                # Without AVX-512 the products in bfloat16 are slow beyond doubt: two runs that are compared never
-                # measure differently which number format is the faster.
-                env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", **environment},
-            )
+        # Without AVX-512 the products in bfloat16 are slow beyond doubt: two runs that are compared never
+        # measure differently which number format is the faster.
+        process = start_process(run_dir, {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", **environment})
         started.append(process)
         return process, run_dir
 
@@ -101,7 +99,13 @@ def start_worker(workspace: Workspace) -> Callable[..., tuple[subprocess.Popen[b
         process.wait(timeout=30)
 
 
-def outcome(process: subprocess.Popen[bytes], run_dir: Path) -> dict[str, Any]:
+def _cold_worker(run_dir: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with (run_dir / "log.txt").open("ab") as log:
+        command = [sys.executable, "-m", "tunesmith.training.worker", str(run_dir)]
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def outcome(process: Worker, run_dir: Path) -> dict[str, Any]:
     """Wait for a worker and read what it left; its log is shown when it left nothing."""
     process.wait(timeout=150)
     path = run_dir / "result.json"
@@ -119,7 +123,7 @@ def arguments_for(workspace: Workspace, dataset_id: str, base: Path, **changed: 
     return start_arguments(plan(workspace, dataset_id, str(base), parse_options({**RESUMABLE, **changed})))
 
 
-def wait_until(process: subprocess.Popen[bytes], run_dir: Path, condition: Callable[[], Any]) -> None:
+def wait_until(process: Worker, run_dir: Path, condition: Callable[[], Any]) -> None:
     """Until the condition holds. Fails when the worker ends before, with its log."""
     deadline = time.monotonic() + 120
     while not condition():
@@ -128,14 +132,14 @@ def wait_until(process: subprocess.Popen[bytes], run_dir: Path, condition: Calla
         time.sleep(0.001)
 
 
-def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
+def wait_for_step(process: Worker, run_dir: Path, step: int) -> None:
     """Until the training loss of that optimizer step was written."""
     path = run_dir / "metrics.jsonl"
     mark = f'"step": {step},'
     wait_until(process, run_dir, lambda: path.is_file() and mark in path.read_text(encoding="utf-8"))
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Worker) -> None:
     process.kill()
     process.wait(timeout=30)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +27,7 @@ from tunesmith.training.passes import Passes
 from tunesmith.training.planning import plan, start_arguments
 from tunesmith.training.recipe import parse_options
 from tunesmith.training.records import TrainResult
-from tunesmith.work import run_by_hand
 
-WARM = Path(__file__).with_name("warm_workers.py")
 OPTIONS = {
     "epochs": 2,
     "batch_size": 4,
@@ -76,7 +71,7 @@ class Ended:
 
 
 @pytest.fixture
-def run(workspace):
+def run(workspace, start_worker):
     """The same training undisturbed, then with memory running out at each of these lists of places."""
 
     def ended(folder: Path) -> Ended:
@@ -87,14 +82,12 @@ def run(workspace):
         return Ended(folder, TrainResult.model_validate(left["result"]), adapter_of(workspace, left["result"]))
 
     def several(args: dict[str, Any], *places: str) -> list[Ended]:
-        runs = [(run_by_hand(workspace, "train", args), {VARIABLE: named} if named else {}) for named in ("", *places)]
-        subprocess.run(
-            [sys.executable, str(WARM), json.dumps([(str(folder), variables) for folder, variables in runs])],
-            check=True,
-            timeout=200,
-            env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-        )
-        return [ended(folder) for folder, _ in runs]
+        found = []
+        for named in ("", *places):
+            process, folder = start_worker(args, **({VARIABLE: named} if named else {}))
+            process.wait(200)
+            found.append(ended(folder))
+        return found
 
     return several
 

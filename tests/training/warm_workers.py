@@ -1,34 +1,64 @@
-"""Training workers one after the other, each forked from a process that has the libraries already.
+"""Training workers that are forked from a process which has the libraries already.
 
-`python warm_workers.py '[[RUN_DIR, {VARIABLE: VALUE}], …]'`: what `python -m tunesmith.training.worker RUN_DIR` does,
-without the seconds that importing takes.
+Each is a process of its own that does what `python -m tunesmith.training.worker RUN_DIR` does, without the seconds that
+importing takes. That the command itself starts is seen by the tests that go through the server.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["tunesmith.training.worker"]
+    + [f"tunesmith.training.engines.{module}" for module in ("sft", "transformers_engine", "watch")]
+)
 
-def main() -> None:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+class WarmWorker:
+    """A worker under way, used like a `subprocess.Popen`."""
+
+    def __init__(self, run_dir: Path, environment: Mapping[str, str]) -> None:
+        self._process = _CONTEXT.Process(target=_work, args=(str(run_dir), dict(environment)))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("a warm worker", timeout or 0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _work(run_dir: str, environment: dict[str, str]) -> None:
+    log = os.open(Path(run_dir) / "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["worker", run_dir]
     from tunesmith.training import worker
-    from tunesmith.training.engines import sft, transformers_engine, watch  # noqa: F401
     from tunesmith.work import run_worker
 
-    for run_dir, variables in json.loads(sys.argv[1]):
-        child = os.fork()
-        if child == 0:
-            log = os.open(Path(run_dir) / "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.environ.update(variables)
-            sys.argv = ["worker", run_dir]
-            run_worker({"train": worker.train})
-        os.waitpid(child, 0)
-
-
-if __name__ == "__main__":
-    main()
+    run_worker({"train": worker.train})
