@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.warm_workers import WarmWorker
 from tunesmith.data.records import Message, Row
 from tunesmith.data.store import DatasetStore
 from tunesmith.export.gguf import convert
@@ -20,6 +20,7 @@ from tunesmith.models.bases import prompt_format_for, tokenizer_for
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.records import ModelRecord
 from tunesmith.models.store import ModelStore, describe_file
+from tunesmith.work import run_by_hand
 from tunesmith.workspace import Workspace, new_id
 
 QUESTIONS = [
@@ -64,21 +65,10 @@ class Tiny:
         """What lies in a model's folder."""
         return {path.name for path in self.folder(record).iterdir()}
 
-    def start(self, kind: str, record: ModelRecord, **args: Any) -> tuple[subprocess.Popen[str], Path]:
-        """The worker process, as the supervisor starts it."""
-        run_dir = self.workspace.runs / new_id("run")
-        run_dir.mkdir()
-        spec = {
-            "run_id": run_dir.name,
-            "kind": kind,
-            "args": {"model_id": record.model_id, **args},
-            "workspace": str(self.workspace.root),
-            "roots": [str(root) for root in self.workspace.roots.roots],
-        }
-        (run_dir / "spec.json").write_text(json.dumps(spec))
-        with (run_dir / "log.txt").open("w") as log:
-            command = [sys.executable, "-m", "tunesmith.export.worker", str(run_dir)]
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True), run_dir
+    def start(self, kind: str, record: ModelRecord, **args: Any) -> tuple[WarmWorker, Path]:
+        """The worker process."""
+        run_dir = run_by_hand(self.workspace, kind, {"model_id": record.model_id, **args})
+        return WarmWorker("export", run_dir, os.environ), run_dir
 
     def run(self, kind: str, record: ModelRecord, **args: Any) -> dict[str, Any]:
         """What the worker leaves: {"result": …} or {"error": …}."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader, quants
+from gguf import GGMLQuantizationType, quants
 
+from tests.export.gguf_tensors import tensors
 from tunesmith.errors import CheckFailed
 from tunesmith.export import gguf
 from tunesmith.export.making import FileMaker
@@ -25,9 +26,9 @@ def coarse_base(f16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, its weights as if it had been published as Q4_1."""
     path = tmp_path_factory.mktemp("narrow") / "f16.gguf"
     shutil.copy(f16, path)
-    for tensor in GGUFReader(path, "r+").tensors:
-        if tensor.tensor_type == GGMLQuantizationType.F16:
-            coded = quants.quantize(np.asarray(tensor.data, dtype=np.float32), GGMLQuantizationType.Q4_1)
+    for tensor in tensors(path, "r+").values():
+        if tensor.kind == GGMLQuantizationType.F16:
+            coded = quants.quantize(tensor.values, GGMLQuantizationType.Q4_1)
             tensor.data[:] = quants.dequantize(coded, GGMLQuantizationType.Q4_1).astype(np.float16)
     return path
 
@@ -37,15 +38,12 @@ def maker(scratch: Path, tools: LlamaCpp, notes: list[str]) -> FileMaker:
 
 
 def types(path: Path) -> dict[str, str]:
-    return {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors if len(tensor.shape) > 1}
+    return {name: tensor.kind.name for name, tensor in tensors(path).items() if tensor.data.ndim > 1}
 
 
 def error(path: Path, source: Path) -> float:
-    weights = {tensor.name: tensor for tensor in GGUFReader(source).tensors}
-    found = [
-        quants.dequantize(tensor.data, tensor.tensor_type) - weights[tensor.name].data.astype(np.float32)
-        for tensor in GGUFReader(path).tensors
-    ]
+    weights = tensors(source)
+    found = [tensor.values - weights[name].values for name, tensor in tensors(path).items()]
     return float(np.square(np.concatenate([part.ravel() for part in found])).mean())
 
 

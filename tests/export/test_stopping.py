@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import tokenizers
-from gguf import GGUFReader
 
 from tests.export.conftest import QUESTIONS, Tiny
+from tests.export.gguf_tensors import tensors
 from tunesmith.errors import CheckFailed
 from tunesmith.export import stopping
 from tunesmith.export.exporting import HeldOut, export_model
@@ -68,14 +68,14 @@ def test_loops_count_as_endless_unless_the_data_has_such_answers(tiny: Tiny, f16
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny.base / "tokenizer.json"))
     ruled = [conversation("Draw a line.", "-|" * 120)]
     assert not questions(HELD_OUT, ruled, tiny.prompt_format, tokenizer).cut_loops
-    what = questions(HELD_OUT, [conversation("Q", " ".join(map(str, range(150))))], tiny.prompt_format, tokenizer)
+    what = questions(HELD_OUT, [conversation("Q", " ".join(map(str, range(40))))], tiny.prompt_format, tokenizer)
     assert what.cut_loops
     stuck = tmp_path / "stuck.gguf"
     shutil.copy(f16, stuck)
-    tensors = {tensor.name: tensor.data for tensor in GGUFReader(stuck, "r+").tensors}
-    tensors["token_embd.weight"][:, 0] = 5.0
-    tensors["output.weight"][tokenizer.encode("word").ids[0], 0] += 20.0
-    del tensors
+    weights = tensors(stuck, "r+")
+    weights["token_embd.weight"].data[:, 0] = 5.0
+    weights["output.weight"].data[tokenizer.encode("word").ids[0], 0] += 20.0
+    del weights
     found = ask(stuck, "f16", what, check=lambda: None)
     whole = ask(stuck, "f16", replace(what, cut_loops=False), check=lambda: None)
     assert found is not None

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.warm_workers import WarmWorker
+from tests.warm_workers import WarmWorker
 from tunesmith.data.records import Message, Row, Source
 from tunesmith.data.store import DatasetStore
 from tunesmith.models.store import ModelStore
@@ -78,7 +79,7 @@ def start_worker(request: pytest.FixtureRequest, workspace: Workspace) -> Callab
     """Start a worker process on arguments; returns it and its run folder."""
     started: list[Worker] = []
     # Unsloth has to be imported before what the warm ones have.
-    start_process = _cold_worker if request.node.get_closest_marker("gpu") else WarmWorker
+    start_process = _cold_worker if request.node.get_closest_marker("gpu") else partial(WarmWorker, "training")
 
     def start(
         args: dict[str, Any], before: Callable[[Path], Any] | None = None, **environment: str

@@ -1,6 +1,6 @@
-"""Training workers that are forked from a process which has the libraries already.
+"""Workers that are forked from a process which has the libraries already.
 
-Each is a process of its own that does what `python -m tunesmith.training.worker RUN_DIR` does, without the seconds that
+Each is a process of its own that does what `python -m tunesmith.ROOM.worker RUN_DIR` does, without the seconds that
 importing takes. That the command itself starts is seen by the tests that go through the server.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["tunesmith.training.worker"]
+    ["tunesmith.training.worker", "tunesmith.export.worker", "tunesmith.export.exporting"]
     + [f"tunesmith.training.engines.{module}" for module in ("sft", "transformers_engine", "watch")]
 )
 
@@ -24,8 +25,8 @@ _CONTEXT.set_forkserver_preload(
 class WarmWorker:
     """A worker under way, used like a `subprocess.Popen`."""
 
-    def __init__(self, run_dir: Path, environment: Mapping[str, str]) -> None:
-        self._process = _CONTEXT.Process(target=_work, args=(str(run_dir), dict(environment)))
+    def __init__(self, room: str, run_dir: Path, environment: Mapping[str, str]) -> None:
+        self._process = _CONTEXT.Process(target=_work, args=(room, str(run_dir), dict(environment)))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -51,14 +52,14 @@ class WarmWorker:
         self.send_signal(signal.SIGKILL)
 
 
-def _work(run_dir: str, environment: dict[str, str]) -> None:
+def _work(room: str, run_dir: str, environment: dict[str, str]) -> None:
     log = os.open(Path(run_dir) / "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["worker", run_dir]
-    from tunesmith.training import worker
-    from tunesmith.work import run_worker
-
-    run_worker({"train": worker.train})
+    # What `python -m` does; the module itself is executed anew, as __main__, and what it imports is there already.
+    module = f"tunesmith.{room}.worker"
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__")
