@@ -3,7 +3,8 @@
     python benchmarks/export/speed.py WORKSPACE MODEL [--quantizations q8_0,q5_k_m,q4_k_m]
 
 MODEL is one that trained.py made. It is copied without what was exported before, so that everything is done. The last
-line is JSON: seconds in all and of each step, peak memory of the export and of its children in MiB.
+line is JSON: seconds in all and of each step, the share of the cores' time that was used, peak memory of the export and
+of its children in MiB.
 """
 
 from __future__ import annotations
@@ -74,8 +75,15 @@ def main() -> None:
         {"step": step["step"], "seconds": round(after["at"] - step["at"], 1)}
         for step, after in itertools.pairwise(steps)
     ]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    facts = {"seconds": steps[-1]["at"], "cores": threads(), "peak_mib": round(peak), "steps": took, "model": copy}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    facts = {
+        "seconds": steps[-1]["at"],
+        "cores": threads(),
+        "busy": round((used.ru_utime + used.ru_stime) / threads() / steps[-1]["at"], 2),
+        "peak_mib": round(used.ru_maxrss / 1024),
+        "steps": took,
+        "model": copy,
+    }
     print(json.dumps({**facts, "files": result["files"], "stop_rate": result["stop_rate"], "notes": result["notes"]}))
 
 

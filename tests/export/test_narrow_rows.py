@@ -34,7 +34,7 @@ def coarse_base(f16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def maker(scratch: Path, tools: LlamaCpp, notes: list[str]) -> FileMaker:
-    return FileMaker(tools, scratch, "merged", "notes", None, (), scratch, print, nothing, notes)
+    return FileMaker(tools, gguf.Converter(tools), scratch, "merged", "notes", None, (), scratch, print, nothing, notes)
 
 
 def types(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ part of the error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -47,48 +48,82 @@ class ChildFailed(Exception):
         return f"was ended by signal {-self.code}" if self.code < 0 else f"ended with status {self.code}"
 
 
-def run_child(
-    command: Sequence[str | Path], *, check: Callable[[], None], environment: Mapping[str, str] | None = None
-) -> str:
-    """Run a program to its end and return the last lines it printed.
+class Child:
+    """A program under way; leaving the `with` block ends it.
 
     Args:
         command: no shell is involved.
-        check: called every 50 ms; what it raises (a cancelled run) ends the program and passes on.
         environment: variables on top of this process's.
-
-    Raises:
-        ChildFailed: it ended with a status other than 0.
+        told: it waits for what `tell` gives it.
     """
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**PATIENT, **os.environ, **(environment or {})},
-        )
+
+    def __init__(
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, told: bool = False
+    ) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         try:
-            while process.poll() is None:
-                check()
-                time.sleep(POLL_S)
-        finally:
-            _end(process)
-        tail = _tail(output)
-    if process.returncode != 0:
-        raise ChildFailed(process.returncode, tail)
-    return tail
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE if told else subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                env={**PATIENT, **os.environ, **(environment or {})},
+            )
+        except BaseException:
+            self._output.close()
+            raise
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def tell(self, text: str) -> None:
+        """Give it its standard input, whole."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended already; `finish` tells how
+            self._process.stdin.write(text.encode())
+            self._process.stdin.close()
+
+    def finish(self, check: Callable[[], None]) -> str:
+        """Wait for its end; the last lines it printed.
+
+        Args:
+            check: called every 50 ms; what it raises (a cancelled run) passes on.
+
+        Raises:
+            ChildFailed: it ended with a status other than 0.
+        """
+        while self._process.poll() is None:
+            check()
+            time.sleep(POLL_S)
+        tail = _tail(self._output)
+        if self._process.returncode != 0:
+            raise ChildFailed(self._process.returncode, tail)
+        return tail
+
+    def end(self) -> None:
+        """Stop it, if it runs."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(TERM_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._output.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(TERM_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def run_child(
+    command: Sequence[str | Path], *, check: Callable[[], None], environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a program to its end and return the last lines it printed. See `Child`, and `Child.finish` for errors."""
+    with Child(command, environment=environment) as child:
+        return child.finish(check)
 
 
 def _tail(output: IO[bytes]) -> str:

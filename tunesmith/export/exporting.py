@@ -166,8 +166,20 @@ def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
     rows = [] if tokenizer is None else _rows(export, tokenizer)
     kept = None if export.whole else _kept_merged(export, needs_figure=bool(rows))
     _refuse_full_disk(export, base, names, rows, merged_exists=export.whole or kept is not None)
-    weights = _merged_weights(export, base, rows, scratch, kept)
-    maker = _maker(export, weights, tokenizer, scratch)
+    with gguf.Converter(export.tools) as converter:
+        weights = _merged_weights(export, base, rows, scratch, kept)
+        maker = _maker(export, weights, tokenizer, converter, scratch)
+        return _files_of(export, maker, weights, names, tokenizer)
+
+
+def _files_of(
+    export: _Export,
+    maker: FileMaker,
+    weights: _Weights,
+    names: Sequence[str],
+    tokenizer: tokenizers.Tokenizer | None,
+) -> Made:
+    scratch = maker.scratch
     texts = 0
     files: list[MadeFile] = []
     for name in names:
@@ -193,7 +205,13 @@ def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
     )
 
 
-def _maker(export: _Export, weights: _Weights, tokenizer: tokenizers.Tokenizer | None, scratch: Path) -> FileMaker:
+def _maker(
+    export: _Export,
+    weights: _Weights,
+    tokenizer: tokenizers.Tokenizer | None,
+    converter: gguf.Converter,
+    scratch: Path,
+) -> FileMaker:
     calibration: list[TokenRow] = []
     if tokenizer is not None and export.held_out is not None:
         calibration = token_rows(
@@ -205,6 +223,7 @@ def _maker(export: _Export, weights: _Weights, tokenizer: tokenizers.Tokenizer |
         )
     return FileMaker(
         tools=export.tools,
+        converter=converter,
         weights=weights.folder,
         kind="trained" if export.whole else "merged",
         name=export.record.name,

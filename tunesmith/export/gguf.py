@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from tunesmith.errors import BadInput, CheckFailed, DiskFull, MissingExtra, OutOfMemory, UserError
 from tunesmith.export import convert_child
-from tunesmith.export.child import ChildFailed, run_child
+from tunesmith.export.child import Child, ChildFailed, run_child
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.quantizations import QUANTIZATIONS
 from tunesmith.export.quantizer_parameters import pattern
@@ -24,39 +26,71 @@ from tunesmith.models.tokenizer_files import runtime_name
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 SPARE_BYTES = 64 * 2**20
 MAGIC = b"GGUF"
+# The user's own converter brings its own gguf library beside it; the script puts it on its path itself.
+# What else lies beside it, it imports by the folder it lies in, which a run's environment would keep from it.
+CONVERTERS = {**OFFLINE, "PYTHONSAFEPATH": ""}
 
 Check = Callable[[], None]
 
 
+class Converter:
+    """llama.cpp's converter, whose imports are under way from the beginning; leaving the `with` block ends it."""
+
+    def __init__(self, tools: LlamaCpp) -> None:
+        self._tools = tools
+        self._ready = self._start() if tools.converter else None
+
+    def __enter__(self) -> Converter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ready is not None:
+            self._ready.end()
+
+    def convert(self, weights: Path, output: Path, outtype: str, *, name: str, check: Check) -> None:
+        """Write the model in the folder `weights` (config, safetensors, tokenizer) as one GGUF.
+
+        Args:
+            outtype: f16, bf16 or f32.
+            name: the model's name, kept inside the file.
+
+        Raises:
+            MissingExtra: there is no converter.
+            BadInput: the converter does not know the model or its tokenizer.
+            CheckFailed: it failed otherwise; the error holds the end of its output.
+        """
+        tokenizer = weights / "tokenizer.json"
+        arguments = [weights, "--outfile", output, "--outtype", outtype, "--model-name", runtime_name(name, tokenizer)]
+        # Asked first, the converter names the tokenizers that it knows; the rules speak for the others.
+        rules = by_rules(tokenizer) if tokenizer.is_file() else None
+        child, self._ready = self._ready or self._start(), None
+        with child, _explained(f"the model in {weights.name}"):
+            child.tell(json.dumps({"arguments": [str(part) for part in arguments], "pre_tokenizer": rules}))
+            child.finish(check)
+        _check_whole(output, f"converting the model in {weights.name}")
+
+    def _start(self) -> Child:
+        converter = _needed(self._tools.converter, "convert the model to GGUF")
+        command = [sys.executable, "-P", convert_child.__file__, converter]
+        return Child(command, environment=CONVERTERS, told=True)
+
+
 def convert(tools: LlamaCpp, weights: Path, output: Path, outtype: str, *, name: str, check: Check) -> None:
-    """Write the model in the folder `weights` (config, safetensors, tokenizer) as one GGUF.
-
-    Args:
-        outtype: f16, bf16 or f32.
-        name: the model's name, kept inside the file.
-
-    Raises:
-        MissingExtra: there is no converter.
-        BadInput: the converter does not know the model or its tokenizer.
-        CheckFailed: it failed otherwise; the error holds the end of its output.
-    """
-    converter = _needed(tools.converter, "convert the model to GGUF")
-    tokenizer = weights / "tokenizer.json"
-    command = [weights, "--outfile", output, "--outtype", outtype, "--model-name", runtime_name(name, tokenizer)]
-    rules = by_rules(tokenizer) if tokenizer.is_file() else None
-    # Asked first, the converter names the tokenizers that it knows; the rules speak for the others.
-    told = ["-P", convert_child.__file__, converter, rules] if rules else [converter]
-    _run_converter(told, command, output, check, what=f"the model in {weights.name}")
+    """One conversion by itself; see `Converter.convert`."""
+    with Converter(tools) as converter:
+        converter.convert(weights, output, outtype, name=name, check=check)
 
 
 def convert_adapter(tools: LlamaCpp, adapter: Path, base: Path, output: Path, outtype: str, *, check: Check) -> None:
     """Write a PEFT adapter as a GGUF LoRA. Of `base` only the configuration is read.
 
-    Raises: as `convert`.
+    Raises: as `Converter.convert`.
     """
     converter = _needed(tools.lora_converter, "convert the adapter to GGUF")
-    command = ["--base", base, "--outfile", output, "--outtype", outtype, adapter]
-    _run_converter([converter], command, output, check, what="the adapter")
+    command = [sys.executable, converter, "--base", base, "--outfile", output, "--outtype", outtype, adapter]
+    with _explained("the adapter"):
+        run_child(command, check=check, environment=CONVERTERS)
+    _check_whole(output, "converting the adapter")
 
 
 def quantise(
@@ -180,14 +214,11 @@ def _needed(tool: str | None, purpose: str) -> str:
     return tool
 
 
-def _run_converter(
-    converter: Sequence[str], arguments: Sequence[str | Path], output: Path, check: Check, *, what: str
-) -> None:
-    # The user's own converter brings its own gguf library beside it; the script puts it on its path itself.
-    # What else lies beside it, it imports by the folder it lies in, which a run's environment would keep from it.
-    environment = {**OFFLINE, "PYTHONSAFEPATH": ""}
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """A converter's failure in words."""
     try:
-        run_child([sys.executable, *converter, *arguments], check=check, environment=environment)
+        yield
     except ChildFailed as failure:
         if "pre-tokenizer was not recognized" in failure.tail:
             raise BadInput(
@@ -205,7 +236,6 @@ def _run_converter(
         if missing:
             raise MissingExtra(missing[1], extra="embedded", purpose=f"convert {what}") from failure
         raise failed(failure, f"converting {what}") from failure
-    _check_whole(output, f"converting {what}")
 
 
 def failed(failure: ChildFailed, doing: str) -> UserError:

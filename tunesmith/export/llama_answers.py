@@ -5,12 +5,14 @@ Only for a child process of `llama_job`: a failed assertion in C++ ends it.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 BATCH_TOKENS = 2048
+WORTH_SHARING = 8  # tokens
 # Greedy answers that say one passage of at most PASSAGE tokens for so many tokens do not leave it again.
 PASSAGE, REPEATED = 24, 96
 
@@ -71,8 +73,14 @@ def answer_greedily(
 
     vocabulary = model.get_vocab()
     slots = max(1, min(pace.slots, len(prompts)))
-    context = _context(model, slots, max(map(len, prompts)) + limit, threads)
+    context = _context(model, slots + 1, max(map(len, prompts)) + limit, threads)
     batch = llama_cpp.LlamaBatch(n_tokens=BATCH_TOKENS, embd=0, n_seq_max=1)
+    # Mostly a system message: read once, in a sequence of its own.
+    shared = common_beginning(prompts)
+    if shared:
+        for place, token in enumerate(prompts[0][:shared]):
+            batch.add(token, place, [slots], False)
+        context.decode(batch)
     sampler = llama_cpp.LlamaSampler()
     sampler.add_greedy()
     waiting = list(enumerate(prompts))[::-1]
@@ -93,7 +101,9 @@ def answer_greedily(
             number, prompt = waiting.pop()
             place = free.pop()
             active[place] = slot = _Slot(number, prompt)
-            _add(batch, prompt, 0, place, slot)
+            if shared:
+                context.memory_seq_cp(slots, place, -1, -1)
+            _add(batch, prompt[shared:], shared, place, slot)
         context.decode(batch)
         for place, slot in list(active.items()):
             token = sampler.sample(context, slot.place)
@@ -107,6 +117,13 @@ def answer_greedily(
                 del active[place]
     answers += [_answer(slot, None, False) for slot in active.values()]
     return sorted(answers, key=lambda found: found["number"])
+
+
+def common_beginning(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all texts begin with; 0 where that is hardly worth a step, and never all of a text."""
+    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
+    size = min(sum(1 for _ in same), min(map(len, texts)) - 1)
+    return size if len(texts) > 1 and size >= WORTH_SHARING else 0
 
 
 def _answer(slot: _Slot, stopped: bool | None, repeats: bool) -> dict[str, Any]:

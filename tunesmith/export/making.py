@@ -32,6 +32,7 @@ class FileMaker:
 
     Attributes:
         tools: llama.cpp's parts.
+        converter: its converter, started.
         weights: folder of the merged or trained weights.
         kind: what they are, for people: merged or trained.
         name: the model's name, kept inside each file.
@@ -44,6 +45,7 @@ class FileMaker:
     """
 
     tools: LlamaCpp
+    converter: gguf.Converter
     weights: Path
     kind: str
     name: str
@@ -60,7 +62,7 @@ class FileMaker:
     def convert(self, path: Path, outtype: str) -> None:
         """Write the weights as one 16-bit GGUF."""
         self.say(f"Converting to GGUF ({outtype})")
-        gguf.convert(self.tools, self.weights, path, outtype, name=self.name, check=self.check)
+        self.converter.convert(self.weights, path, outtype, name=self.name, check=self.check)
 
     def source(self, path: Path) -> Path:
         """The f16 file that coarser ones are made from: written to `path` when first asked for."""

@@ -17,6 +17,7 @@ from tunesmith.export.ollama_register import SMOKE_PROMPT, register_model
 from tunesmith.export.records import ExportResult, RegisterResult
 from tunesmith.models.records import ModelRecord
 from tunesmith.models.store import ModelStore
+from tunesmith.models.without_bitsandbytes import leave_out_bitsandbytes
 from tunesmith.work import PROGRESS_INTERVAL_S, Work, run_worker
 
 ROWS_AT_MOST = 200  # of which a part is used: as many as the token limit takes
@@ -28,6 +29,8 @@ def export(work: Work) -> ExportResult:
     """Kind export: args model_id, quantizations, adapter_only, verify."""
     args = work.args
     record = ModelStore(work.workspace).get(args["model_id"])
+    if record.method != "qlora":
+        leave_out_bitsandbytes()
     return export_model(
         work.workspace,
         record.model_id,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import InvalidArgument, UserError
+from tunesmith.models.without_bitsandbytes import leave_out_bitsandbytes
 from tunesmith.training import continuing, recovery
 from tunesmith.training.disk_room import check_disk, planned_disk
 from tunesmith.training.finishing import finish
@@ -115,6 +116,8 @@ class Training:
                 return
             print(f"{self.fallback} The transformers engine is used instead.", flush=True)
             self.recipe = self.recipe.model_copy(update={"engine": "transformers"})
+        if self.recipe.method != "qlora" and "8bit" not in self.recipe.optimizer:
+            leave_out_bitsandbytes()
         from tunesmith.training.engines import transformers_engine
 
         self.load = transformers_engine.load
