@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.export.child import ChildFailed, run_child
+from tunesmith.export.child import Child, ChildFailed, run_child
 
 
 class Stop(Exception):
@@ -57,3 +57,23 @@ def test_a_cancelled_run_takes_the_program_with_it(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_a_program_waits_for_what_it_is_told_and_is_ended_where_nothing_comes() -> None:
+    echo = python("import sys; print(sys.stdin.read())")
+    with Child(echo, told=True) as child:
+        child.tell("weights")
+        assert child.finish(nothing) == "weights"
+    waiting = Child(echo, told=True)
+    began = time.monotonic()
+    waiting.end()
+    assert time.monotonic() - began < 4
+
+
+def test_a_program_that_ended_before_it_was_told_gives_its_reason() -> None:
+    with Child(python("import sys; sys.stdin.close(); sys.exit('no module named torch')"), told=True) as child:
+        time.sleep(0.3)
+        child.tell("x" * 200_000)
+        with pytest.raises(ChildFailed) as caught:
+            child.finish(nothing)
+    assert caught.value.tail == "no module named torch"

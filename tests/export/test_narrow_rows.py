@@ -34,7 +34,8 @@ def coarse_base(f16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def maker(scratch: Path, tools: LlamaCpp, notes: list[str]) -> FileMaker:
-    return FileMaker(tools, gguf.Converter(tools), scratch, "merged", "notes", None, (), scratch, print, nothing, notes)
+    idle = gguf.Converter(tools.model_copy(update={"converter": None}))
+    return FileMaker(tools, idle, scratch, "merged", "notes", None, (), scratch, print, nothing, notes)
 
 
 def types(path: Path) -> dict[str, str]:

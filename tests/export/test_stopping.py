@@ -14,7 +14,7 @@ from tests.export.gguf_tensors import tensors
 from tunesmith.errors import CheckFailed
 from tunesmith.export import stopping
 from tunesmith.export.exporting import HeldOut, export_model
-from tunesmith.export.llama_answers import repeats_itself
+from tunesmith.export.llama_answers import common_beginning, repeats_itself
 from tunesmith.export.llama_job import run_job
 from tunesmith.export.records import StopRate
 from tunesmith.export.stopping import ask, judge, questions
@@ -165,3 +165,11 @@ def end_at_once(weights: Path) -> None:
     end = json.loads((weights / "config.json").read_text())["eos_token_id"]
     tensors["lm_head.weight"][end, 0] += 20.0
     save_file(tensors, weights / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_what_all_questions_begin_with_is_shared_but_never_a_whole_question() -> None:
+    system = list(range(20))
+    assert common_beginning([[*system, 1, 2], [*system, 3], [*system, 1, 4, 5]]) == 20
+    assert common_beginning([system, [*system, 3]]) == 19, "its last token's prediction is wanted"
+    assert common_beginning([system]) == 0
+    assert common_beginning([[1, 2, 3, 4], [1, 2, 3, 5]]) == 0, "not worth a step"

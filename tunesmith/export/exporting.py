@@ -167,8 +167,16 @@ def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
     kept = None if export.whole else _kept_merged(export, needs_figure=bool(rows))
     _refuse_full_disk(export, base, names, rows, merged_exists=export.whole or kept is not None)
     with gguf.Converter(export.tools) as converter:
-        weights = _merged_weights(export, base, rows, scratch, kept)
+        first = "bf16" if names[0] == "bf16" else "f16"
+        begun = scratch / export.file_name(first)
+
+        def begin(folder: Path) -> None:
+            # While the weights are compared, mostly on all cores, it is converted on one.
+            converter.begin(folder, begun, first, name=export.record.name)
+
+        weights = _merged_weights(export, base, rows, scratch, kept=kept, written=begin)
         maker = _maker(export, weights, tokenizer, converter, scratch)
+        maker.begun = begun
         return _files_of(export, maker, weights, names, tokenizer)
 
 
@@ -314,17 +322,26 @@ def _kept_merged(export: _Export, *, needs_figure: bool) -> dict[str, Any] | Non
 
 
 def _merged_weights(
-    export: _Export, base: Path, rows: Sequence[TokenRow], scratch: Path, kept: dict[str, Any] | None
+    export: _Export,
+    base: Path,
+    rows: Sequence[TokenRow],
+    scratch: Path,
+    *,
+    kept: dict[str, Any] | None,
+    written: Callable[[Path], None],
 ) -> _Weights:
-    """Merged now or by an earlier export. Where every weight was trained: the folder that training left."""
-    if export.whole:
-        export.say("Reading the trained weights")
-        return _Weights(base, record_whole(base, rows, scratch, export.check, export.notes) if rows else None)
-    if kept is not None:
-        folder = export.folder / "merged"
-        export.say("Reading the merged weights")
+    """Merged now or by an earlier export. Where every weight was trained: the folder that training left.
+
+    Args:
+        written: told the folder as soon as the weights are in it; they are compared after that.
+    """
+    if export.whole or kept is not None:
+        folder = base if kept is None else export.folder / "merged"
+        export.say("Reading the trained weights" if export.whole else "Reading the merged weights")
+        written(folder)
         reference = record_whole(folder, rows, scratch, export.check, export.notes) if rows else None
-        return _Weights(folder, reference, kept["merge_kld"], kept.get("trained_kld"))
+        figures = kept or {}
+        return _Weights(folder, reference, figures.get("merge_kld"), figures.get("trained_kld"))
     folder = scratch / "merged"
     folder.mkdir()
     export.say("Merging the adapter into its base")
@@ -336,6 +353,7 @@ def _merged_weights(
         rows=rows,
         scratch=scratch,
         check=export.check,
+        written=lambda: written(folder),
         trained_in=export.record.training.get("dtype") if export.record.method == "qlora" else None,
     )
     export.notes.extend(made.notes)

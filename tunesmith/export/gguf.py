@@ -38,17 +38,18 @@ class Converter:
 
     def __init__(self, tools: LlamaCpp) -> None:
         self._tools = tools
-        self._ready = self._start() if tools.converter else None
+        self._child = self._start() if tools.converter else None
+        self._under_way: tuple[Path, Path] | None = None  # from, to
 
     def __enter__(self) -> Converter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ready is not None:
-            self._ready.end()
+        if self._child is not None:
+            self._child.end()
 
-    def convert(self, weights: Path, output: Path, outtype: str, *, name: str, check: Check) -> None:
-        """Write the model in the folder `weights` (config, safetensors, tokenizer) as one GGUF.
+    def begin(self, weights: Path, output: Path, outtype: str, *, name: str) -> None:
+        """Begin to write the model in the folder `weights` (config, safetensors, tokenizer) as one GGUF.
 
         Args:
             outtype: f16, bf16 or f32.
@@ -56,16 +57,27 @@ class Converter:
 
         Raises:
             MissingExtra: there is no converter.
-            BadInput: the converter does not know the model or its tokenizer.
-            CheckFailed: it failed otherwise; the error holds the end of its output.
         """
         tokenizer = weights / "tokenizer.json"
         arguments = [weights, "--outfile", output, "--outtype", outtype, "--model-name", runtime_name(name, tokenizer)]
         # Asked first, the converter names the tokenizers that it knows; the rules speak for the others.
         rules = by_rules(tokenizer) if tokenizer.is_file() else None
-        child, self._ready = self._ready or self._start(), None
+        self._child = self._child or self._start()
+        self._child.tell(json.dumps({"arguments": [str(part) for part in arguments], "pre_tokenizer": rules}))
+        self._under_way = weights, output
+
+    def finish(self, check: Check) -> None:
+        """Wait for what was begun.
+
+        Raises:
+            BadInput: the converter does not know the model or its tokenizer.
+            CheckFailed: it failed otherwise; the error holds the end of its output.
+        """
+        assert self._child is not None
+        assert self._under_way is not None
+        (weights, output), self._under_way = self._under_way, None
+        child, self._child = self._child, None
         with child, _explained(f"the model in {weights.name}"):
-            child.tell(json.dumps({"arguments": [str(part) for part in arguments], "pre_tokenizer": rules}))
             child.finish(check)
         _check_whole(output, f"converting the model in {weights.name}")
 
@@ -76,15 +88,16 @@ class Converter:
 
 
 def convert(tools: LlamaCpp, weights: Path, output: Path, outtype: str, *, name: str, check: Check) -> None:
-    """One conversion by itself; see `Converter.convert`."""
+    """One conversion by itself: `Converter.begin` and `Converter.finish`."""
     with Converter(tools) as converter:
-        converter.convert(weights, output, outtype, name=name, check=check)
+        converter.begin(weights, output, outtype, name=name)
+        converter.finish(check)
 
 
 def convert_adapter(tools: LlamaCpp, adapter: Path, base: Path, output: Path, outtype: str, *, check: Check) -> None:
     """Write a PEFT adapter as a GGUF LoRA. Of `base` only the configuration is read.
 
-    Raises: as `Converter.convert`.
+    Raises: as `convert`.
     """
     converter = _needed(tools.lora_converter, "convert the adapter to GGUF")
     command = [sys.executable, converter, "--base", base, "--outfile", output, "--outtype", outtype, adapter]

@@ -42,6 +42,7 @@ class FileMaker:
         say: told what is being done.
         check: called often; raises when the run was cancelled.
         notes: takes what was left out, and why.
+        begun: the file that the converter is writing already.
     """
 
     tools: LlamaCpp
@@ -55,6 +56,7 @@ class FileMaker:
     say: Callable[[str], None]
     check: Callable[[], None]
     notes: list[str]
+    begun: Path | None = None
     _source: Path | None = None
     _matrix: Importance | None = None
     _looked: bool = False
@@ -62,7 +64,10 @@ class FileMaker:
     def convert(self, path: Path, outtype: str) -> None:
         """Write the weights as one 16-bit GGUF."""
         self.say(f"Converting to GGUF ({outtype})")
-        self.converter.convert(self.weights, path, outtype, name=self.name, check=self.check)
+        if self.begun != path:
+            self.converter.begin(self.weights, path, outtype, name=self.name)
+        self.begun = None
+        self.converter.finish(self.check)
 
     def source(self, path: Path) -> Path:
         """The f16 file that coarser ones are made from: written to `path` when first asked for."""

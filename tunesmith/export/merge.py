@@ -77,6 +77,7 @@ def merge(
     rows: Sequence[TokenRow],
     scratch: Path,
     check: Check,
+    written: Callable[[], None] = lambda: None,
     trained_in: str | None = None,
 ) -> Merged:
     """Write base plus adapter as an ordinary Hugging Face folder.
@@ -88,6 +89,7 @@ def merge(
         rows: texts to compare on; none: nothing is compared.
         scratch: an existing folder for the recorded distributions.
         check: called between steps; raises when the run was cancelled.
+        written: called when the folder is whole, before its weights are compared.
         trained_in: where method qlora trained the adapter, the number format it computed in, such as "bfloat16".
 
     Raises:
@@ -97,7 +99,7 @@ def merge(
     """
     bones = skeleton(base)
     four_bit = rounded_layers(bones) if trained_in else set()
-    work = _Merging(base, adapter, output, prompt_format, scratch, check, list(rows))
+    work = _Merging(base, adapter, output, prompt_format, scratch, check, list(rows), written)
     try:
         model, changes = put_adapter_on(bones, adapter)
     except NotPlain:
@@ -148,6 +150,7 @@ class _Merging:
     scratch: Path
     check: Check
     rows: list[TokenRow]
+    written: Callable[[], None]
     notes: list[str] = field(default_factory=list)
 
     def in_pieces(self, pieces: _Pieces, trained_in: str | None) -> Merged:
@@ -184,6 +187,7 @@ class _Merging:
         """The end of both ways: the tokenizer, and the merged weights as they were saved against those before."""
         copy_tokenizer((self.adapter, self.base), self.output, self.prompt_format)
         self.check()
+        self.written()
         if before is None:
             return Merged(None, None, None, self.notes)
         try:
