@@ -35,7 +35,7 @@ def coarse_base(f16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def maker(scratch: Path, tools: LlamaCpp, notes: list[str]) -> FileMaker:
     idle = gguf.Converter(tools.model_copy(update={"converter": None}))
-    return FileMaker(tools, idle, scratch, "merged", "notes", None, (), scratch, print, nothing, notes)
+    return FileMaker(tools, idle, scratch, None, "merged", "notes", None, (), scratch, print, nothing, notes)
 
 
 def types(path: Path) -> dict[str, str]:

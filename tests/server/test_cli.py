@@ -127,4 +127,5 @@ def test_no_python_is_started_that_looks_into_the_current_folder() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tunesmith").rglob("*.py")]
     commands = [found for text in sources for found in re.findall(r"\[\s*sys\.executable,\s*[^\],]*", text)]
     assert len(commands) > 5
-    assert [command for command in commands if not command.endswith(('"-P"', " *converter"))] == []
+    # llama.cpp's converter for adapters imports what lies beside it.
+    assert [command for command in commands if not command.endswith(('"-P"', " converter"))] == []

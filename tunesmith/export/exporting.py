@@ -72,12 +72,14 @@ class _Weights:
         reference: their distributions on the held-out rows; None without rows.
         merge_kld: their divergence from base plus adapter; None where nothing was merged or compared.
         trained_kld: divergence of 16-bit base plus adapter from the 4-bit base plus adapter that was trained.
+        base: folder of what an adapter was merged into; None where nothing was merged.
     """
 
     folder: Path
     reference: Reference | None
     merge_kld: float | None = None
     trained_kld: float | None = None
+    base: Path | None = None
 
 
 @dataclass
@@ -233,6 +235,7 @@ def _maker(
         tools=export.tools,
         converter=converter,
         weights=weights.folder,
+        base=weights.base,
         kind="trained" if export.whole else "merged",
         name=export.record.name,
         reference=weights.reference,
@@ -341,7 +344,8 @@ def _merged_weights(
         written(folder)
         reference = record_whole(folder, rows, scratch, export.check, export.notes) if rows else None
         figures = kept or {}
-        return _Weights(folder, reference, figures.get("merge_kld"), figures.get("trained_kld"))
+        merged_into = None if export.whole else base
+        return _Weights(folder, reference, figures.get("merge_kld"), figures.get("trained_kld"), merged_into)
     folder = scratch / "merged"
     folder.mkdir()
     export.say("Merging the adapter into its base")
@@ -368,7 +372,7 @@ def _merged_weights(
         "trained_kld": trained_kld,
     }
     (folder / MERGED_FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    return _Weights(folder, made.reference, merge_kld, trained_kld)
+    return _Weights(folder, made.reference, merge_kld, trained_kld, base)
 
 
 def _check_tokenizer(export: _Export, path: Path, merged: Path) -> int:

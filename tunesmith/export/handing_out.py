@@ -34,6 +34,7 @@ class MadeFile:
     quantization: str
     quality: Divergence | None = None
     importance: MatrixTrial | None = None
+    adapter_kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def hand_out(
                 bytes=entry.bytes,
                 sha256=entry.sha256,
                 importance=file.importance,
+                adapter_kept=file.adapter_kept,
                 **quality,
             )
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import OutOfMemory
 from tunesmith.export import merge_whole
-from tunesmith.models.gguf_file import read_gguf
+from tunesmith.models.gguf_file import GgufFile, read_gguf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,23 +121,30 @@ def _adder(sums: dict[str, Any], name: str) -> Callable[[Any, tuple[Any, ...]], 
     return add
 
 
-def _names(model: Any, gguf: Path) -> list[tuple[Any, str]]:
-    """The linear layers whose weight is in the GGUF, with its name there."""
-    import torch
+def ggml_names(file: GgufFile) -> Callable[[str], str | None]:
+    """A function from a tensor's name in safetensors to its name in a GGUF of that architecture."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-    file = read_gguf(gguf)
     architecture = file.fields.get("general.architecture")
     kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
     if architecture not in kinds:
-        return []
+        return lambda _name: None
     names = get_tensor_name_map(kinds[architecture], int(file.fields[f"{architecture}.block_count"]))
+    return lambda name: names.get_name(name, try_suffixes=(".weight",))
+
+
+def _names(model: Any, gguf: Path) -> list[tuple[Any, str]]:
+    """The linear layers whose weight is in the GGUF, with its name there."""
+    import torch
+
+    file = read_gguf(gguf)
+    names = ggml_names(file)
     widths = {tensor.name: tensor.shape[-1] for tensor in file.tensors}
     found = []
     for path, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear):
             continue
-        name = names.get_name(f"{path}.weight", try_suffixes=(".weight",))
+        name = names(f"{path}.weight")
         if name is not None and widths.get(name) == module.in_features:
             found.append((module, name))
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith.errors import CheckFailed
 from tunesmith.export import gguf
+from tunesmith.export.adapter_kept import Changed, note_on, sample_changes, share_kept
 from tunesmith.export.child import ChildFailed
 from tunesmith.export.handing_out import MadeFile
 from tunesmith.export.importance import Importance, collect
@@ -34,6 +35,7 @@ class FileMaker:
         tools: llama.cpp's parts.
         converter: its converter, started.
         weights: folder of the merged or trained weights.
+        base: folder of what an adapter was merged into; None: nothing was.
         kind: what they are, for people: merged or trained.
         name: the model's name, kept inside each file.
         reference: what the files are held against; None: nothing is measured.
@@ -48,6 +50,7 @@ class FileMaker:
     tools: LlamaCpp
     converter: gguf.Converter
     weights: Path
+    base: Path | None
     kind: str
     name: str
     reference: Reference | None
@@ -60,6 +63,7 @@ class FileMaker:
     _source: Path | None = None
     _matrix: Importance | None = None
     _looked: bool = False
+    _changes: list[Changed] | None = None
 
     def convert(self, path: Path, outtype: str) -> None:
         """Write the weights as one 16-bit GGUF."""
@@ -88,11 +92,19 @@ class FileMaker:
             self._better_types(source, path, quantization)
         if self.reference is None:
             return MadeFile(path, quantization)
+        self._look_at_changes(source)
         matrix = self._importance(source) if QUANTIZATIONS[quantization].guided else None
         found, trial = (None, None) if matrix is None else self._try_guided(source, path, quantization, matrix)
         found = found or self._divergence(path, quantization)
         judge(quantization, found)
-        return MadeFile(path, quantization, found, trial)
+        kept = share_kept(self._changes or [], path)
+        if (told := note_on(quantization, kept)) is not None:
+            self.notes.append(told)
+        return MadeFile(path, quantization, found, trial, kept)
+
+    def _look_at_changes(self, source: Path) -> None:
+        if self._changes is None:
+            self._changes = [] if self.base is None else sample_changes(self.base, self.weights, source)
 
     def _better_types(self, source: Path, path: Path, quantization: str) -> None:
         """Quantise again where llama.cpp's types for narrow rows are not the nearest to these weights."""

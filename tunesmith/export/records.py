@@ -30,6 +30,11 @@ class ExportedFile(Record):
     p99_kld: float | None = Field(description="99th percentile of that divergence, in nats.")
     same_top_token: float | None = Field(description="Share of positions with the same most likely token, 0 to 1.")
     perplexity_ratio: float | None = Field(description="Perplexity over that of the merged weights; 1 is equal.")
+    adapter_kept: float | None = Field(
+        default=None,
+        description="Share of the adapter's change that this file still holds, 1 = all. Null for 16 bits, where "
+        "nothing was merged, and where it cannot be told to 0.05.",
+    )
     importance: MatrixTrial | None = Field(
         default=None, description="Null where no importance matrix was tried: above 6 bits, or not verified."
     )

@@ -85,6 +85,9 @@ def _facts(file: ModelFile, weights: str) -> list[str]:
             f"Quality: KL divergences in nats from the {weights} 16/32-bit weights, at {on['positions']:,} positions "
             f"of {on['rows']:,} {where}."
         )
+    kept = facts.get("adapter_kept")
+    if isinstance(kept, float):
+        said.append(f"Adapter: {code(file.quantization or '')} holds {kept:.0%} of what it changed in the weights.")
     trial = facts.get("importance")
     if isinstance(trial, Mapping):
         used = "used" if trial["used"] else "not used, as it did not help"
