@@ -42,8 +42,8 @@ def nothing() -> None:
 
 
 def matrices(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The layers' matrices, decoded."""
-    for place in read_gguf(path).tensors:
+    """The layers' matrices, decoded, by their names: files differ in their order."""
+    for place in sorted(read_gguf(path).tensors, key=lambda tensor: tensor.name):
         if place.name.startswith("blk.") and len(place.shape) == 2:
             kind = GGMLQuantizationType(place.kind)
             plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
