@@ -12,6 +12,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,14 +53,39 @@ class WarmWorker:
         self.send_signal(signal.SIGKILL)
 
 
+def run_script(script: Path, *arguments: str) -> str:
+    """What `python SCRIPT ARGUMENTS` prints, errors among it."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output.txt"
+        process = _CONTEXT.Process(target=_script, args=(str(script), arguments, str(output), dict(os.environ)))
+        process.start()
+        process.join(120)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        said = output.read_text(encoding="utf-8", errors="replace")
+        assert process.exitcode == 0, said
+        return said
+
+
+def _script(script: str, arguments: tuple[str, ...], output: str, environment: dict[str, str]) -> None:
+    _become(output, environment, [script, *arguments])
+    runpy.run_path(script, run_name="__main__")
+
+
 def _work(room: str, run_dir: str, environment: dict[str, str]) -> None:
-    log = os.open(Path(run_dir) / "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["worker", run_dir]
+    _become(str(Path(run_dir) / "log.txt"), environment, ["worker", run_dir])
     # What `python -m` does; the module itself is executed anew, as __main__, and what it imports is there already.
     module = f"tunesmith.{room}.worker"
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__")
+
+
+def _become(log: str, environment: dict[str, str], arguments: list[str]) -> None:
+    """Take over a program's output, variables and arguments."""
+    file = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = arguments

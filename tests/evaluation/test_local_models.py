@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.conftest import make_dataset, part_rows
+from tests.warm_workers import run_script
 from tunesmith.data.records import Dataset
 from tunesmith.errors import Conflict, StoreCorrupt
 from tunesmith.evaluation.ask import ask_model
@@ -32,7 +33,7 @@ QUESTION, ANSWER = "What is part 1 for?", "Part 1 holds the lid."
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny base and an adapter on it; built in processes of their own, so that torch stays out."""
     root = tmp_path_factory.mktemp("built")
-    run_script("training/tiny_model.py", str(root / "base"))
+    run_script(TESTS / "training/tiny_model.py", str(root / "base"))
     workspace = Workspace(root / "ws", [root])
     rows = [{"question": row.instruction, "answer": row.output} for row in part_rows(5, 7)]
     order = {
@@ -42,15 +43,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rows": rows,
     }
     (root / "order.json").write_text(json.dumps(order), encoding="utf-8")
-    (root / "losses.json").write_text(run_script("evaluation/tiny_adapter.py", str(root), str(root / "order.json")))
+    said = run_script(TESTS / "evaluation/tiny_adapter.py", str(root), str(root / "order.json"))
+    (root / "losses.json").write_text(said.splitlines()[-1])
     return root
-
-
-def run_script(name: str, *arguments: str) -> str:
-    command = [sys.executable, str(TESTS / name), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=120, env=child_environment(), text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1] if done.stdout else ""
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,14 @@ import anyio
 import pytest
 from mcp import Client
 
+from tests.warm_workers import run_script
+
 BUILDER = Path(__file__).parents[1] / "training" / "tiny_model.py"
 
 
 @pytest.mark.faults
 def test_pairs_become_a_model_that_prefers_the_chosen_answers(server: Any, notes: Path) -> None:
-    subprocess.run([sys.executable, str(BUILDER), str(notes / "tiny")], check=True, capture_output=True, timeout=120)
+    run_script(BUILDER, str(notes / "tiny"))
     pairs = [
         {"prompt": f"Which colour has lamp {n}?", "chosen": f"Lamp {n} shines red.", "rejected": f"Lamp {n} is broken."}
         for n in range(16)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.warm_workers import WarmWorker
+from tests.warm_workers import WarmWorker, run_script
 from tunesmith.data.records import Message, Row, Source
 from tunesmith.data.store import DatasetStore
 from tunesmith.models.store import ModelStore
@@ -42,7 +42,7 @@ COLOURS = ("red", "green", "blue", "amber", "violet", "grey")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a two-layer Llama; built in a process of its own, so that torch stays out of this one."""
     folder = tmp_path_factory.mktemp("base") / "tiny"
-    subprocess.run([sys.executable, str(BUILDER), str(folder)], check=True, capture_output=True, timeout=120)
+    run_script(BUILDER, str(folder))
     return folder
 
 

@@ -101,8 +101,8 @@ def note_on(quantization: str, kept: float | None) -> str | None:
     if kept is None or kept >= NOTEWORTHY:
         return None
     return (
-        f"{quantization} holds {kept:.0%} of what the adapter changed. Most likely the base's own weights lie on a grid "
-        "of few values, and rounding takes the changed ones back to it. A finer file, such as q8_0, holds all of it."
+        f"{quantization} holds {kept:.0%} of what the adapter changed. Most likely the base's own weights lie on a "
+        "grid of few values, and rounding takes the changed ones back to it. A finer file, such as q8_0, holds it all."
     )
 
 

@@ -150,7 +150,7 @@ def _evaluator(
     parameters.kv_unified = True
     parameters.n_threads = parameters.n_threads_batch = threads
     context = llama_cpp.LlamaContext(model, parameters)
-    tokens = llama_cpp.LlamaBatch(n_tokens=parameters.n_batch, embd=0, n_seq_max=parameters.n_seq_max)
+    tokens = llama_cpp.LlamaBatch(n_tokens=parameters.n_batch, embd=0, n_seq_max=1)
     logits = (found for batch in batches for found in _read(context, tokens, batch))
 
     def evaluate(_ids: list[int], positions: list[int]) -> Iterator[Any]:
@@ -175,19 +175,13 @@ def _read(context: Any, tokens: Any, rows: Sequence[TokenRow]) -> Iterator[Any]:
 
     import numpy as np
 
-    from tunesmith.export.llama_answers import common_beginning
-
     context.kv_cache_clear()
     tokens.clear()
-    # What all begin with, mostly a system message, is read once.
-    shared = common_beginning([row.ids[: row.positions[0] + 1] for row in rows])
-    for position, token in enumerate(rows[0].ids[:shared]):
-        tokens.add(token, position, list(range(len(rows))), False)
     asked: list[int] = []
     for sequence, row in enumerate(rows):
         wanted = set(row.positions)
-        asked += [tokens.n_tokens + position - shared for position in row.positions]
-        for position, token in enumerate(row.ids[shared:], shared):
+        asked += [tokens.n_tokens + position for position in row.positions]
+        for position, token in enumerate(row.ids):
             tokens.add(token, position, [sequence], position in wanted)
     context.decode(tokens)
     for place in asked:
