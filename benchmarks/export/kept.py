@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from tunesmith.export import gguf
 from tunesmith.export.held_out import token_rows
@@ -31,7 +29,7 @@ from tunesmith.export.narrow_rows import better_types
 from tunesmith.export.worker import held_out
 from tunesmith.machine.llama_cpp import find_llama_cpp
 from tunesmith.models.bases import base_folder
-from tunesmith.models.gguf_file import read_gguf
+from tunesmith.models.gguf_file import read_gguf, read_rows
 from tunesmith.models.prompt_format import PromptFormat
 from tunesmith.models.store import ModelStore
 from tunesmith.workspace import Workspace
@@ -45,11 +43,7 @@ def matrices(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The layers' matrices, decoded, by their names: files differ in their order."""
     for place in sorted(read_gguf(path).tensors, key=lambda tensor: tensor.name):
         if place.name.startswith("blk.") and len(place.shape) == 2:
-            kind = GGMLQuantizationType(place.kind)
-            plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
-            shape = place.shape if plain else quant_shape_to_byte_shape(place.shape, kind)
-            data = np.memmap(path, plain or np.uint8, "r", offset=place.offset, shape=shape)
-            yield place.name, dequantize(data, kind)
+            yield place.name, read_rows(path, place)
 
 
 def held(file: Path, merged: Path, base: Path) -> dict[str, float]:

@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING
 
 from tunesmith.export.importance import ggml_names
 from tunesmith.export.weight_files import WeightFiles
-from tunesmith.models.gguf_file import read_gguf
+from tunesmith.models.gguf_file import read_gguf, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from tunesmith.models.gguf_file import TensorPlace
 
 # Converters reorder the rows of queries and keys.
 IN_ORDER = ("ffn_down", "ffn_up", "ffn_gate", "attn_v", "attn_output")
@@ -68,7 +66,7 @@ def sample_changes(base: Path, merged: Path, source: Path) -> list[Changed]:
     found = []
     for name, ggml in usable[:: max(1, len(usable) // TENSORS)]:
         old, new = (files.read(name)[:ROWS].float().numpy() for files in (before, after))
-        stored = read_rows(source, places[ggml])
+        stored = read_rows(source, places[ggml], ROWS)
         alike = old.ndim == 2 and old.shape == new.shape == stored.shape
         if alike and (old != new).any() and np.abs(stored - new).max() <= SAME * np.abs(new).max():
             found.append(Changed(ggml, old, new - old))
@@ -82,7 +80,7 @@ def share_kept(changes: Sequence[Changed], file: Path) -> float | None:
     places = {tensor.name: tensor for tensor in read_gguf(file).tensors}
     if not changes or any(one.name not in places for one in changes):
         return None
-    got = _one([read_rows(file, places[one.name]) - one.base for one in changes])
+    got = _one([read_rows(file, places[one.name], ROWS) - one.base for one in changes])
     change = _one([one.change for one in changes])
     size = (change * change).sum()
     share = (got * change).sum() / size
@@ -104,16 +102,3 @@ def note_on(quantization: str, kept: float | None) -> str | None:
         f"{quantization} holds {kept:.0%} of what the adapter changed. Most likely the base's own weights lie on a "
         "grid of few values, and rounding takes the changed ones back to it. A finer file, such as q8_0, holds it all."
     )
-
-
-def read_rows(file: Path, tensor: TensorPlace) -> np.ndarray:
-    """The first rows of a matrix in a GGUF, decoded: float32 of shape (rows, columns)."""
-    import numpy as np
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize, quant_shape_to_byte_shape
-
-    kind = GGMLQuantizationType(tensor.kind)
-    rows = (min(ROWS, tensor.shape[0]), *tensor.shape[1:])
-    plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
-    shape = rows if plain else quant_shape_to_byte_shape(rows, kind)
-    return dequantize(np.memmap(file, plain or np.uint8, "r", offset=tensor.offset, shape=shape), kind)

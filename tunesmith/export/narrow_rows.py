@@ -9,11 +9,10 @@ from the middle of its block, all errors in one direction.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.models.gguf_file import TensorPlace, read_gguf
+from tunesmith.models.gguf_file import read_gguf, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,20 +44,11 @@ def better_types(source: Path, plain: Path) -> dict[str, str]:
     if not chosen:
         return {}
     weights = {tensor.name: tensor for tensor in read_gguf(source).tensors}
-    sampled = [_rows(source, weights[name]) for name in chosen[:: -(-len(chosen) // SAMPLED_TENSORS)]]
+    sampled = [read_rows(source, weights[name], SAMPLED_ROWS) for name in chosen[:: -(-len(chosen) // SAMPLED_TENSORS)]]
     if sum(_error(rows, NEARER) for rows in sampled) >= sum(_error(rows, INSTEAD) for rows in sampled):
         return {}
     better = {name: SPENT_AS if f".{SPENT_ON}." in name else NEARER for name in chosen}
     return {name: kind for name, kind in (types | better).items() if kind not in UNQUANTISED}
-
-
-def _rows(file: Path, tensor: TensorPlace) -> np.ndarray:
-    """The first rows of a 16-bit tensor, float32 of shape (rows, columns)."""
-    import numpy as np
-
-    *outer, columns = tensor.shape  # of experts there are several matrices in one tensor
-    shape = (min(SAMPLED_ROWS, math.prod(outer)), columns)
-    return np.memmap(file, dtype="<f2", mode="r", offset=tensor.offset, shape=shape).astype(np.float32)
 
 
 def _error(rows: np.ndarray, kind: str) -> float:

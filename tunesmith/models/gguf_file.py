@@ -7,15 +7,19 @@ of ggml's specification, version 3, little-endian.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -61,6 +65,23 @@ def read_gguf(path: Path) -> GgufFile:
     """
     with _opened(path) as cursor:
         return _parse(path, cursor)
+
+
+def read_rows(path: Path, tensor: TensorPlace, at_most: int | None = None) -> np.ndarray:
+    """The first rows of a matrix, decoded: float32 of shape (rows, columns). Those of several experts are one below
+    the other.
+    """
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+    kind = GGMLQuantizationType(tensor.kind)
+    *outer, columns = tensor.shape
+    rows = math.prod(outer)
+    shape = (rows if at_most is None else min(at_most, rows), columns)
+    plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
+    stored = shape if plain else quant_shape_to_byte_shape(shape, kind)
+    return dequantize(np.memmap(path, plain or np.uint8, "r", offset=tensor.offset, shape=stored), kind)
 
 
 def context_of(path: Path) -> int | None:
