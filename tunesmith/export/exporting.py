@@ -28,7 +28,7 @@ from tunesmith.export.merge import check_base, merge, record_whole
 from tunesmith.export.quality import Reference, TokenRow, judge_merge
 from tunesmith.export.quantizations import QUANTIZATIONS, check_quantizations
 from tunesmith.export.records import ExportResult, StopRate, VerifiedOn
-from tunesmith.export.stopping import ask, questions
+from tunesmith.export.stopping import LARGE_BYTES, ask, questions
 from tunesmith.export.stopping import judge as judge_stopping
 from tunesmith.export.tokenizer_parity import check_tokenizer
 from tunesmith.files import TEMPORARY_PREFIX, raise_if_disk_full
@@ -170,11 +170,13 @@ def _model_files(export: _Export, names: Sequence[str], scratch: Path) -> Made:
     _refuse_full_disk(export, base, names, rows, merged_exists=export.whole or kept is not None)
     with gguf.Converter(export.tools) as converter:
         first = "bf16" if names[0] == "bf16" else "f16"
-        begun = scratch / export.file_name(first)
+        # While the weights of a small model are compared, mostly on all cores, they are converted on one. Of a large
+        # one both take gigabytes, and come one after the other.
+        begun = scratch / export.file_name(first) if _weight_bytes(base) < LARGE_BYTES else None
 
         def begin(folder: Path) -> None:
-            # While the weights are compared, mostly on all cores, it is converted on one.
-            converter.begin(folder, begun, first, name=export.record.name)
+            if begun is not None:
+                converter.begin(folder, begun, first, name=export.record.name)
 
         weights = _merged_weights(export, base, rows, scratch, kept=kept, written=begin)
         maker = _maker(export, weights, tokenizer, converter, scratch)
@@ -271,7 +273,7 @@ def _adapter_files(export: _Export, names: Sequence[str], scratch: Path) -> Made
             next="Call export_gguf without adapter_only.",
         )
     base = base_folder(export.workspace, export.record.base_model)
-    size = sum(path.stat().st_size for path in export.trained.glob("*.safetensors"))
+    size = _weight_bytes(export.trained)
     gguf.check_space(export.folder, {f"adapter as {name}": size for name in names})
     files: list[MadeFile] = []
     for name in names:
@@ -391,13 +393,17 @@ def _check_tokenizer(export: _Export, path: Path, merged: Path) -> int:
 def _refuse_full_disk(
     export: _Export, base: Path, names: Sequence[str], rows: Sequence[TokenRow], *, merged_exists: bool
 ) -> None:
-    weights = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    weights = _weight_bytes(base)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     bytes_each = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
     positions = sum(len(row.positions) for row in rows)
     recorded = 4 * positions * int(config.get("vocab_size") or 0) * (1 if merged_exists else 2)
     merged = 0 if merged_exists else weights
     gguf.check_space(export.folder, gguf.space_wanted(weights // bytes_each, merged, names, recorded))
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _verified_on(export: _Export, reference: Reference | None) -> VerifiedOn | None:
