@@ -73,10 +73,10 @@ def answer_greedily(
 
     vocabulary = model.get_vocab()
     slots = max(1, min(pace.slots, len(prompts)))
-    context = _context(model, slots + 1, max(map(len, prompts)) + limit, threads)
-    batch = llama_cpp.LlamaBatch(n_tokens=BATCH_TOKENS, embd=0, n_seq_max=1)
     # Mostly a system message: read once, in a sequence of its own.
     shared = common_beginning(prompts)
+    context = _context(model, slots + bool(shared), max(map(len, prompts)) + limit, threads)
+    batch = llama_cpp.LlamaBatch(n_tokens=BATCH_TOKENS, embd=0, n_seq_max=1)
     if shared:
         for place, token in enumerate(prompts[0][:shared]):
             batch.add(token, place, [slots], False)
